@@ -4,6 +4,8 @@ Every other path gives the same numbers; this one is what they are compared with
 """
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -102,13 +104,13 @@ def linear_statistics(
     def tile(rows: Tensor, ids: Tensor | None) -> TokenStatistics:
         return statistics(_logits(rows, weight, bias), ids, temperature)
 
+    computed_again = cast("Callable[..., TokenStatistics]", checkpoint)
     tiles: list[TokenStatistics] = []
     for start in range(0, max(len(rows), 1), _TOKENS):
         some = slice(start, start + _TOKENS)
         few = rows[some], None if ids is None else ids[some]
         if torch.is_grad_enabled():
-            again: TokenStatistics = checkpoint(tile, *few, use_reentrant=False)
-            tiles.append(again)
+            tiles.append(computed_again(tile, *few, use_reentrant=False))
         else:
             tiles.append(tile(*few))
 
