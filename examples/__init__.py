@@ -1,0 +1,1 @@
+"""Scripts that show the library at work; see README.md in this folder."""
