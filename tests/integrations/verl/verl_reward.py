@@ -1,0 +1,38 @@
+"""A reward with different values for the texts of a random model; and one that fails on demand."""
+
+import math
+from typing import Any
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **kwargs: Any
+) -> dict[str, float]:
+    """Return the share of ASCII letters and digits."""
+    share = sum(c.isascii() and c.isalnum() for c in solution_str) / max(len(solution_str), 1)
+    return {"score": float(share), "acc": float(ground_truth in solution_str)}
+
+
+def compute_nan(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **kwargs: Any
+) -> dict[str, float]:
+    """Return no number for the prompt with index 1."""
+    scored = compute_score(data_source, solution_str, ground_truth, extra_info)
+    if extra_info["index"] % 4 == 1:
+        scored["score"] = math.nan
+    return scored
+
+
+def raise_always(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **kwargs: Any
+) -> dict[str, float]:
+    """Fail for every prompt."""
+    raise RuntimeError("this reward always fails")
+
+
+def raise_for_one(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **kwargs: Any
+) -> dict[str, float]:
+    """Fail for all members of a quarter of the groups."""
+    if extra_info["index"] % 4 == 1:
+        raise RuntimeError("this reward fails for every fourth prompt")
+    return compute_score(data_source, solution_str, ground_truth, extra_info)

@@ -1,0 +1,1 @@
+"""Hydra configurations: verl's own, with ours on top."""

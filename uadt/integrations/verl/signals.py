@@ -1,0 +1,165 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# TensorDict and its nested tensors are only partly typed.
+"""Rows of TransferQueue → what a shaping looks at.
+
+verl keeps a batch as rows of named fields. Sequences are nested (jagged) tensors, cut to the
+response; mappings and names are lists. Padding rows never come here.
+
+| signal | field of verl | of which policy |
+|---|---|---|
+| ``entropy`` | ``entropy`` | the trainer's, at the sampling temperature |
+| ``logprob`` | ``old_log_probs`` | the trainer's |
+| ``ref_logprob`` (extra) | ``ref_log_prob`` | the reference |
+| ``rollout_logprob`` (extra) | ``rollout_log_probs`` | the one that sampled |
+| ``reward`` | ``rm_scores``, added up: what the reward gave, before a KL penalty | |
+| ``group`` | ``uid`` | |
+| ``task`` | the column ``uadt.task_key`` | |
+| any other (extra) | a number under this name that the reward function returned | |
+
+In ``uadt_sync`` the trainer's policy is the one that sampled. In the asynchronous modes it is
+newer; no entropy of the older one is kept by verl.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uadt.types import MissingSignalError, Rollout
+
+__all__ = ["fields_for", "padded", "rollout_from"]
+
+_PER_TOKEN = {
+    "entropy": "entropy",
+    "logprob": "old_log_probs",
+    "ref_logprob": "ref_log_prob",
+    "rollout_logprob": "rollout_log_probs",
+}
+_REMEDIES = {
+    "entropy": "algorithm.rollout_correction.bypass_mode must be False",
+    "logprob": "algorithm.rollout_correction.bypass_mode must be False",
+    "ref_logprob": "set actor_rollout_ref.actor.use_kl_loss=True",
+    "rollout_logprob": "set actor_rollout_ref.rollout.calculate_log_probs=True",
+}
+_ALWAYS = ("uid", "response_mask", "rm_scores", "advantages")
+
+
+def fields_for(signals: frozenset[str] | None, task_key: str) -> list[str]:
+    """Return the fields to ask TransferQueue for; it leaves out those that no row holds.
+
+    Args:
+        signals: What the shaping reads; ``None`` asks for all that verl has.
+        task_key: The column of the task's name, perhaps with a path into a mapping.
+
+    Returns:
+        Names of fields.
+    """
+    named = signals if signals is not None else frozenset((*_PER_TOKEN, "task"))
+    wanted = [field for signal, field in _PER_TOKEN.items() if signal in named]
+    if "task" in named:
+        wanted.append(task_key.split(".")[0])
+    if named - set(_PER_TOKEN) - {"task", "reward", "group"}:
+        wanted.append("extra_fields")
+    return [*_ALWAYS, *wanted]
+
+
+def padded(values: Tensor, fill: float = 0.0) -> Tensor:
+    """Return a nested tensor as a rectangle as wide as its longest row."""
+    return values.to_padded_tensor(fill) if values.is_nested else values
+
+
+def rollout_from(
+    data: Any, keys: Sequence[str], signals: frozenset[str] | None, task_key: str
+) -> Rollout:
+    """Make a rollout of the rows that TransferQueue returned.
+
+    Args:
+        data: Fields by name, first axis the rows.
+        keys: verl's names of the rows, for errors.
+        signals: What the shaping reads; ``None`` offers all that verl has.
+        task_key: See `fields_for`.
+
+    Returns:
+        The rollout.
+
+    Raises:
+        ValueError: If a reward is not finite; the words name its rows.
+        MissingSignalError: If verl has not computed what the shaping reads; the words name the
+            setting.
+    """
+    reward = padded(data["rm_scores"]).float().sum(dim=-1)
+    _check_rewards(reward, keys)
+    _, group = _labels(_listed(data["uid"]))
+    per_token = {
+        signal: padded(data[field]).float()
+        for signal, field in _PER_TOKEN.items()
+        if (signals is None or signal in signals) and field in data
+    }
+    for signal in _PER_TOKEN:
+        if signals is not None and signal in signals and signal not in per_token:
+            raise MissingSignalError(signal, "the shaping", _REMEDIES[signal])
+    extra = {
+        name: per_token.pop(name)
+        for name in ("ref_logprob", "rollout_logprob")
+        if name in per_token
+    }
+    others = (signals or frozenset()) - set(_PER_TOKEN) - {"task", "reward", "group"}
+    for name in sorted(others):
+        extra[name] = _from_reward_function(data, name)
+    return Rollout(
+        mask=padded(data["response_mask"]).bool(),
+        reward=reward,
+        group=group,
+        task=_tasks(data, task_key) if signals is None or "task" in signals else None,
+        extra=extra,
+        **per_token,
+    )
+
+
+def _check_rewards(reward: Tensor, keys: Sequence[str]) -> None:
+    bad = (~reward.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        shown = ", ".join(f"{keys[i]}: {float(reward[i])}" for i in bad[:5])
+        raise ValueError(
+            f"the reward must be a finite number, got {len(bad)} of {len(reward)} that are not "
+            f"({shown}); keys are prompt_sample_output"
+        )
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values.tolist()) if hasattr(values, "tolist") else list(values)
+
+
+def _labels(names: Sequence[Any]) -> tuple[list[Any], Tensor]:
+    known: dict[Any, int] = {}
+    labels = [known.setdefault(name, len(known)) for name in names]
+    return list(known), torch.tensor(labels, dtype=torch.int64)
+
+
+def _tasks(data: Any, task_key: str) -> list[str] | None:
+    column, *path = task_key.split(".")
+    if column not in data:
+        return None
+    names: list[str] = []
+    for value in _listed(data[column]):
+        for part in path:
+            if not isinstance(value, dict) or part not in value:
+                raise ValueError(
+                    f"uadt.task_key={task_key} must lead to a name in every row, got {value!r}"
+                )
+            value = value[part]
+        names.append(str(value))
+    return names
+
+
+def _from_reward_function(data: Any, name: str) -> Tensor:
+    rows = _listed(data["extra_fields"]) if "extra_fields" in data else []
+    found = [(row or {}).get("reward_extra_info", {}).get(name) for row in rows]
+    if not found or any(value is None for value in found):
+        how = (
+            f"verl does not compute it; let the reward function return {{'score': …, {name!r}: …}}"
+        )
+        raise MissingSignalError(name, "the shaping", how)
+    return torch.tensor([float(value) for value in found])

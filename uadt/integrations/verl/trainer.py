@@ -1,0 +1,186 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportUntypedBaseClass=false
+# verl, TransferQueue and TensorDict are not typed.
+"""The trainer modes: verl computes the advantages of a step, then one shaping shapes the batch."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import transfer_queue as tq
+from omegaconf import open_dict
+from tensordict import TensorDict
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.debug import marked_timer
+from verl.workers.utils.padding import response_to_nested
+
+from uadt.integrations.state_file import read_json, write_json
+from uadt.integrations.verl.diagnostics import records, write_records
+from uadt.integrations.verl.estimator import NAME
+from uadt.integrations.verl.plugin import warn_if_untested
+from uadt.integrations.verl.settings import MODES, Settings, check_run
+from uadt.integrations.verl.signals import fields_for, padded, rollout_from
+from uadt.metrics import summarise
+from uadt.states import state_from_dict, state_to_dict
+from uadt.types import required_signals
+
+__all__ = [
+    "STATE_FILE",
+    "UadtColocateAsync",
+    "UadtMixin",
+    "UadtSeparateAsync",
+    "UadtSync",
+    "register",
+]
+
+STATE_FILE = "uadt_state.json"
+"""Lies in each ``global_step_N`` beside verl's own files."""
+
+_logger = logging.getLogger(__name__)
+
+
+class UadtMixin:
+    """What the three modes share: shape after verl has computed, and keep the state.
+
+    Placed before a trainer of verl. It overrides what none of verl's three trainers overrides, so
+    everything that verl does for its own estimators stays verl's.
+    """
+
+    mode: ClassVar[str]
+    """The trainer mode of verl that this one builds on."""
+    config: Any
+    global_steps: int
+    local_trigger_step: int
+    timing_raw: dict[str, float]
+
+    def __init__(self, config: Any) -> None:
+        """Check the configuration, then start as verl's trainer of this mode."""
+        settings = Settings.from_config(config)
+        check_run(config, settings)
+        self.uadt_settings = settings
+        self.uadt_state = settings.shaping.init()
+        self.uadt_updates = 0
+        with open_dict(config):
+            # verl branches on its own names of modes and estimators in many places; ours have
+            # served their purpose. As "grpo", sessions with several outputs are verl's work too.
+            config.trainer.v1.trainer_mode = self.mode
+            if config.algorithm.adv_estimator == NAME:
+                config.algorithm.adv_estimator = "grpo"
+        super().__init__(config)  # type: ignore[call-arg]
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        with marked_timer("uadt", self.timing_raw):
+            self._shape(batch, metrics)
+        return batch
+
+    def _shape(self, batch: Any, metrics: dict[str, Any]) -> None:
+        padding = [tag.get("is_padding", False) for tag in batch.tags]
+        keys = [key for key, pad in zip(batch.keys, padding, strict=True) if not pad]
+        if not keys:
+            return
+        settings = self.uadt_settings
+        signals = required_signals(settings.shaping)
+        fields = fields_for(signals, settings.task_key)
+        if settings.diagnostics.tokens:
+            fields += ["prompts", "responses"]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+        advantage = padded(data["advantages"])
+        rollout = rollout_from(data, keys, signals, settings.task_key)
+        shaped = settings.shaping(advantage, rollout, self.uadt_state)
+        nested = response_to_nested(shaped.advantage, data["response_mask"])
+        tq.kv_batch_put(
+            keys=keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict({"advantages": nested}, batch_size=len(keys)),
+        )
+        self.uadt_state = shaped.state
+        self.uadt_updates += 1
+        metrics.update(summarise(shaped, advantage, rollout))
+        metrics["uadt/updates"] = self.uadt_updates
+        if settings.diagnostics.path is not None:
+            rows = records(
+                shaped,
+                advantage,
+                rollout,
+                labels=self._labels(data, keys),
+                tokens=settings.diagnostics.tokens,
+            )
+            name = f"step_{self.global_steps:06d}_{self.local_trigger_step:02d}"
+            write_records(rows, settings.diagnostics, name)
+
+    def _labels(self, data: Any, keys: list[str]) -> list[dict[str, Any]]:
+        labels: list[dict[str, Any]] = []
+        lists = [name for name in ("prompts", "responses") if name in data]
+        unbound = {name: data[name].unbind() for name in lists}
+        for row, (key, group) in enumerate(zip(keys, data["uid"].tolist(), strict=True)):
+            label: dict[str, Any] = {
+                "step": self.global_steps,
+                "update": self.uadt_updates,
+                "key": key,
+                "group": group,
+            }
+            labels.append(label | {name: unbound[name][row].tolist() for name in lists})
+        return labels
+
+    def _save_checkpoint(self) -> None:
+        # Before verl: it names the checkpoint in its tracker file last, so a checkpoint that this
+        # file names always holds the state.
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        written = state_to_dict(self.uadt_state, shaping=self.uadt_settings.shaping)
+        write_json(folder / STATE_FILE, {"updates": self.uadt_updates, "shaping": written})
+        super()._save_checkpoint()  # type: ignore[misc]
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()  # type: ignore[misc]
+        if self.global_steps == 0:
+            return
+        trainer = self.config.trainer
+        folder = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        if trainer.resume_mode == "resume_path":
+            folder = Path(trainer.resume_from_path)
+        path = Path(os.path.abspath(folder)) / STATE_FILE
+        if self.uadt_settings.fresh_state:
+            _logger.warning("uadt.fresh_state=True: the shaping starts afresh, not from %s", path)
+            return
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: the checkpoint was not written by a uadt trainer mode; "
+                "set uadt.fresh_state=True to start the shaping's state afresh"
+            )
+        content = read_json(path)
+        self.uadt_state = state_from_dict(self.uadt_settings.shaping, content["shaping"])
+        self.uadt_updates = int(content["updates"])
+        _logger.info("restored the shaping's state after update %d: %s", self.uadt_updates, path)
+
+
+class UadtSync(UadtMixin, PPOTrainerSync):
+    """Rollout and training take turns; entropies are of the policy that sampled."""
+
+    mode = MODES["uadt_sync"]
+
+
+class UadtColocateAsync(UadtMixin, PPOTrainerColocateAsync):
+    """Unfinished rollouts go on under newer weights; entropies are of the trainer's policy."""
+
+    mode = MODES["uadt_colocate_async"]
+
+
+class UadtSeparateAsync(UadtMixin, PPOTrainerSeparateAsync):
+    """Rollouts on devices of their own; several updates a step, each shaped by itself."""
+
+    mode = MODES["uadt_separate_async"]
+
+
+def register() -> None:
+    """Enter the three modes in verl's table; calling it again changes nothing."""
+    warn_if_untested()
+    for trainer in (UadtSync, UadtColocateAsync, UadtSeparateAsync):
+        name = f"uadt_{trainer.mode}"
+        if name not in TRAINER_REGISTRY:
+            register_trainer(name)(trainer)
