@@ -34,6 +34,7 @@ _HOOKS = {
 }
 _CPU_HOOKS = {
     "verl.plugin.platform": f"{_HOME}.cpu.platform:register",
+    "verl.models.transformers.monkey_patch": f"{_HOME}.cpu.shims:leave_trl_alone",
     "verl.utils.distributed": f"{_HOME}.cpu.shims:initialise_gloo_once",
     "verl.workers.engine": f"{_HOME}.cpu.engine:register",
     "verl.workers.rollout.base": f"{_HOME}.cpu.rollout_names:register_adapter",
@@ -51,11 +52,11 @@ def register() -> None:
     """
     if any(isinstance(finder, _PostImport) for finder in sys.meta_path):
         return
-    hooks = dict(_HOOKS)
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
-        hooks |= _CPU_HOOKS
-        _run(f"{_HOME}.cpu.shims:install")
+    on_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+    hooks = _HOOKS | _CPU_HOOKS if on_cpu else _HOOKS
     sys.meta_path.insert(0, _PostImport(hooks))
+    if on_cpu:
+        _run(f"{_HOME}.cpu.shims:install")
     for name, action in hooks.items():
         module = sys.modules.get(name)
         if module is not None and not _is_being_imported(module):

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from uadt.types import MissingSignalError, Rollout
 
-__all__ = ["fields_for", "padded", "rollout_from"]
+__all__ = ["fields_for", "listed", "padded", "rollout_from"]
 
 _PER_TOKEN = {
     "entropy": "entropy",
@@ -91,7 +91,7 @@ def rollout_from(
     """
     reward = padded(data["rm_scores"]).float().sum(dim=-1)
     _check_rewards(reward, keys)
-    _, group = _labels(_listed(data["uid"]))
+    _, group = _labels(listed(data["uid"]))
     per_token = {
         signal: padded(data[field]).float()
         for signal, field in _PER_TOKEN.items()
@@ -128,7 +128,8 @@ def _check_rewards(reward: Tensor, keys: Sequence[str]) -> None:
         )
 
 
-def _listed(values: Any) -> list[Any]:
+def listed(values: Any) -> list[Any]:
+    """Return what a column of names or mappings holds, one entry a row."""
     return list(values.tolist()) if hasattr(values, "tolist") else list(values)
 
 
@@ -143,7 +144,7 @@ def _tasks(data: Any, task_key: str) -> list[str] | None:
     if column not in data:
         return None
     names: list[str] = []
-    for value in _listed(data[column]):
+    for value in listed(data[column]):
         for part in path:
             if not isinstance(value, dict) or part not in value:
                 raise ValueError(
@@ -155,7 +156,7 @@ def _tasks(data: Any, task_key: str) -> list[str] | None:
 
 
 def _from_reward_function(data: Any, name: str) -> Tensor:
-    rows = _listed(data["extra_fields"]) if "extra_fields" in data else []
+    rows = listed(data["extra_fields"]) if "extra_fields" in data else []
     found = [(row or {}).get("reward_extra_info", {}).get(name) for row in rows]
     if not found or any(value is None for value in found):
         how = (

@@ -24,7 +24,7 @@ from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.estimator import NAME
 from uadt.integrations.verl.plugin import warn_if_untested
 from uadt.integrations.verl.settings import MODES, Settings, check_run
-from uadt.integrations.verl.signals import fields_for, padded, rollout_from
+from uadt.integrations.verl.signals import fields_for, listed, padded, rollout_from
 from uadt.metrics import summarise
 from uadt.states import state_from_dict, state_to_dict
 from uadt.types import required_signals
@@ -118,7 +118,7 @@ class UadtMixin:
         labels: list[dict[str, Any]] = []
         lists = [name for name in ("prompts", "responses") if name in data]
         unbound = {name: data[name].unbind() for name in lists}
-        for row, (key, group) in enumerate(zip(keys, data["uid"].tolist(), strict=True)):
+        for row, (key, group) in enumerate(zip(keys, listed(data["uid"]), strict=True)):
             label: dict[str, Any] = {
                 "step": self.global_steps,
                 "update": self.uadt_updates,

@@ -6,6 +6,7 @@ Each says in one line why it exists. None of them edits a file or a package.
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["initialise_gloo_once", "install"]
+__all__ = ["initialise_gloo_once", "install", "leave_trl_alone"]
 
 
 def install() -> None:
@@ -40,6 +41,20 @@ def initialise_gloo_once() -> None:
         return original(timeout_second=timeout_second or seconds, backend=backend or "cpu:gloo")
 
     module.__dict__["initialize_global_process_group_ray"] = initialize
+
+
+def leave_trl_alone() -> None:
+    """Let verl patch no model of TRL where TRL no longer has it.
+
+    verl 0.9.1 patches TRL's value-head model whenever TRL is installed; later TRLs dropped it, and
+    then no actor of verl can be built.
+    """
+    spec = importlib.util.find_spec("trl")
+    if spec is None or spec.origin is None:
+        return
+    if not (Path(spec.origin).parent / "experimental" / "ppo").exists():
+        module = importlib.import_module("verl.models.transformers.monkey_patch")
+        module.__dict__["is_trl_available"] = lambda: False
 
 
 class _VllmMetadata(MetaPathFinder):

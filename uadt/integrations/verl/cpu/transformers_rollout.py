@@ -273,7 +273,7 @@ def _copy_weights(model: torch.nn.Module, named: dict[str, Any]) -> None:
     written: set[int] = set()
     with torch.no_grad():
         for name in named.keys() & own.keys():
-            value = torch.as_tensor(named[name])
+            value = torch.tensor(named[name])  # a copy: Ray hands over read-only memory
             if value.shape != own[name].shape:
                 raise ValueError(
                     f"weight {name!r} must have shape {tuple(own[name].shape)}, "
