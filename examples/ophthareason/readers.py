@@ -66,11 +66,10 @@ def stream_records(
     name = name or path.name
     try:
         with path.open("rb") as handle:
-            metered = _Metered(handle, advance)
             if path.suffix == ".jsonl":
-                yield from _lines(metered, name, handle)
+                yield from _lines(handle, name, advance)
             else:
-                yield from _list(metered, name)
+                yield from _list(_Metered(handle, advance), name)
     except OSError as error:
         raise RecordError(name, None, "", f"cannot be read: {error.strerror}") from None
 
@@ -127,11 +126,11 @@ def _word(event: str | None) -> str:
     return {None: "an empty file", "start_map": "an object"}.get(event, event or "")
 
 
-def _lines(metered: _Metered, name: str, handle: BinaryIO) -> Iterator[tuple[int, object]]:
+def _lines(handle: BinaryIO, name: str, advance: Advance | None) -> Iterator[tuple[int, object]]:
     index = 0
     while line := handle.readline(MAX_RECORD_BYTES + 1):
-        metered.mark, metered.position = metered.position, metered.position + len(line)
-        metered.read(0)
+        if advance:
+            advance(handle.tell())
         if len(line) > MAX_RECORD_BYTES:
             raise RecordError(
                 name, index, "", f"a record must have at most {MAX_RECORD_BYTES} bytes"

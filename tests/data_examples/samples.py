@@ -4,8 +4,9 @@ import base64
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 from examples.ophthareason.images import check_image
@@ -52,6 +53,11 @@ def item(
         pixels=(checked.pixels,),
         **(values | fields),
     )
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    table: Any = cast(Any, pq).read_table(path)  # pyarrow has no types
+    return table.to_pylist()
 
 
 def save(path: Path, value: object) -> Path:
