@@ -206,8 +206,8 @@ def parse_diagnosis(text: str, *, synonyms: Mapping[str, str] | None = None) -> 
     table, longest = _extended(tuple(sorted((synonyms or {}).items())))
 
     def read(part: str) -> Diagnosis:
-        name, side = _split_side(normalise(part))
-        return Diagnosis(_preferred(name, table, longest), side)
+        # Synonyms first: the name of DUSN holds a side, and so it is split off on both ends.
+        return Diagnosis(*_split_side(_preferred(normalise(part), table, longest)))
 
     text = strip_lead(clean_answer(text))
     whole = read(text)

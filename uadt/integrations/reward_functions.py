@@ -19,9 +19,10 @@ A reference that cannot be read is a ``ValueError`` in every entry.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, NamedTuple, cast
 
-from uadt.rewards import Score, Scorer, Task, Weights
+from uadt.rewards import Matcher, Score, Scorer, Task, Weights
 from uadt.similarity import MATCHERS
 
 __all__ = [
@@ -65,7 +66,7 @@ def parse_item(truth: object, task: object = None, options: object = None) -> It
         The item.
 
     Raises:
-        ValueError: If the object is not JSON or lacks ``truth``.
+        ValueError: If it is no JSON or lacks ``truth``.
 
     Example:
         >>> parse_item('{"truth": "B", "task": "single_choice"}')
@@ -118,7 +119,7 @@ def make_scorer(
         accuracy_weight: Weight of the accuracy.
         partial: Credit for a part of a multiple choice.
         synonyms: More names of diagnoses.
-        matcher: A name in `uadt.similarity.MATCHERS`.
+        matcher: A name in `uadt.similarity.MATCHERS`, or a judge as ``package.module:function``.
         matcher_threshold: Likeness from which an answer is right; ``None`` for graded credit.
         lenient: Whether a completion that is not well formed can be right.
         graded: Whether the form earns partial credit.
@@ -126,24 +127,23 @@ def make_scorer(
     Returns:
         The scorer.
 
-    Raises:
-        ValueError: If a setting is unknown.
-
     Example:
         >>> make_scorer(task="diagnosis", matcher="chrf", matcher_threshold=0.9).matcher
         Chrf(threshold=0.9)
     """
-    if matcher is not None and matcher not in MATCHERS:
-        raise ValueError(f"matcher must be one of {sorted(MATCHERS)}, got {matcher!r}")
+    compare: Matcher | None = None
+    if matcher is not None and ":" in matcher:
+        module, _, name = matcher.partition(":")
+        compare = getattr(import_module(module), name)
+    elif matcher is not None:
+        if matcher not in MATCHERS:
+            raise ValueError(f"matcher must be one of {sorted(MATCHERS)}, got {matcher!r}")
+        compare = MATCHERS[matcher](threshold=matcher_threshold)
     return Scorer(
-        task=cast("Task | None", task),
-        weights=Weights(format_weight, accuracy_weight),
-        partial=cast("Any", partial),
-        synonyms=None if synonyms is None else dict(synonyms),
-        matcher=None if matcher is None else MATCHERS[matcher](threshold=matcher_threshold),
-        lenient=lenient,
-        graded=graded,
-    )
+        task=cast("Task | None", task), weights=Weights(format_weight, accuracy_weight),
+        partial=cast("Any", partial), synonyms=None if synonyms is None else dict(synonyms),
+        matcher=compare, lenient=lenient, graded=graded,
+    )  # fmt: skip
 
 
 def _numbers(score: Score) -> dict[str, float]:
@@ -173,14 +173,10 @@ def compute_score(
         solution_str: The completion.
         ground_truth: The reference; see `parse_item`.
         extra_info: ``task`` and ``options``, if the data has them.
-        **settings: See `make_scorer`. The entries that verl's reward loop adds
-            (``reward_router_address``, ``reward_model_tokenizer``) are passed over.
+        **settings: See `make_scorer`; what verl's reward loop adds is passed over.
 
     Returns:
         ``score``, ``format``, ``accuracy``, ``unscorable``: numbers, the same keys for each item.
-
-    Raises:
-        ValueError: If the reference cannot be read, or a setting is unknown.
 
     Example:
         >>> compute_score("x", "<think>…</think><answer>B</answer>", "B", {"task": "single_choice"})
@@ -292,9 +288,6 @@ class OpenRLHFReward:
 
         Returns:
             ``rewards``, ``scores`` (the accuracies, by which OpenRLHF filters) and ``extra_logs``.
-
-        Raises:
-            ValueError: If a label cannot be read, or a query does not hold its prompt.
         """
         import torch  # OpenRLHF wants tensors; everything else here works without
 
@@ -304,21 +297,21 @@ class OpenRLHFReward:
             text = _without_prompt(query, prompt)
             score = self.scorer(text, item.truth, task=item.task, options=item.options)
             rows.append(_numbers(score))
-        columns = {
-            key: torch.tensor([row[key] for row in rows]) for key in _numbers(Score(0, 0, 0))
-        }
+        names = _numbers(Score(0.0, 0.0, 0.0))
+        columns = {name: torch.tensor([row[name] for row in rows]) for name in names}
         rewards, accuracy = columns.pop("score"), columns["accuracy"]
         return {"rewards": rewards, "scores": accuracy, "extra_logs": columns}
 
 
 def _without_prompt(query: str, prompt: str) -> str:
-    # A prompt that was cut on the left is found by its end.
-    if query.startswith(prompt):
-        text = query[len(prompt) :]
-    else:
-        _, found, text = query.partition(prompt[-100:])
-        if not found:
-            raise ValueError(f"a query must hold its prompt, got {query[:80]!r}")
+    # The stack cuts a long prompt on the left: find what is left of it.
+    head = query[: min(32, len(prompt))]
+    at = prompt.find(head)
+    while at >= 0 and not query.startswith(prompt[at:]):
+        at = prompt.find(head, at + 1)
+    if at < 0:
+        raise ValueError(f"a query must hold its prompt, got {query[:80]!r}")
+    text = query[len(prompt) - at :]
     end = len(text)
     while True:
         stripped = next((end - len(t) for t in _END_TOKENS if text.endswith(t, 0, end)), end)
@@ -333,7 +326,7 @@ def easyr1_compute_score(reward_input: Any, **settings: Any) -> Any:
     """Score one completion or a batch for EasyR1.
 
     Args:
-        reward_input: ``response`` and ``ground_truth`` (perhaps an item as JSON), or a list of such.
+        reward_input: ``response`` and ``ground_truth`` (or an item as JSON), or a list.
         **settings: See `make_scorer`.
 
     Returns:
