@@ -1,0 +1,124 @@
+"""What a trainer holds for a pure shaping: its state between steps, and the way to it and back."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from uadt.integrations.rows import Rows, gather, join, own_part, split
+from uadt.integrations.state_file import read_json, write_json
+from uadt.metrics import summarise
+from uadt.states import state_from_dict, state_to_dict
+from uadt.types import MissingSignalError, Shaping, State, required_signals
+
+__all__ = ["STATE_FILE", "Shaper"]
+
+STATE_FILE = "uadt_state.json"
+"""The file in a checkpoint's folder that holds the state."""
+
+
+class Shaper:
+    """A shaping and its state; one per trainer, called once per rollout batch.
+
+    One call is one step of the state. So a call takes all micro-batches of a rollout at once, and
+    an evaluation does not call it at all.
+
+    Args:
+        shaping: What shapes the advantages.
+        stack: The name of the stack, for errors.
+        offers: The signals that the adapter can hand over, as in `required_signals`.
+
+    Raises:
+        MissingSignalError: If the shaping reads a signal that the adapter does not offer; now,
+            and not after the first rollout.
+
+    Example:
+        >>> import torch
+        >>> from uadt import UADT
+        >>> shaper = Shaper(UADT(), stack="a loop", offers=["entropy"])
+        >>> rows = Rows(
+        ...     advantage=torch.tensor([1.0]),
+        ...     mask=torch.tensor([[True]]),
+        ...     entropy=torch.tensor([[2.0]]),
+        ... )
+        >>> shaped, metrics = shaper.shape([rows])  # the first batch is its own threshold
+        >>> shaped[0]
+        tensor([1.])
+    """
+
+    def __init__(self, shaping: Shaping, *, stack: str, offers: Iterable[str]) -> None:
+        """Check that the shaping can be served, and start its state."""
+        self.shaping = shaping
+        self.stack = stack
+        self.state: State = shaping.init()
+        offered = sorted(offers)
+        for name in sorted(required_signals(shaping) or ()):
+            if name not in offered:
+                raise MissingSignalError(
+                    name,
+                    wanted_by=type(shaping).__name__,
+                    how=f"the adapter for {stack} hands over {', '.join(offered)} and nothing else",
+                )
+
+    def wants(self, signal: str) -> bool:
+        """Say whether the shaping may read a signal.
+
+        Args:
+            signal: As in `required_signals`.
+
+        Returns:
+            False only if the shaping says what it reads and this is not among it.
+        """
+        signals = required_signals(self.shaping)
+        return signals is None or signal in signals
+
+    def shape(
+        self, parts: Sequence[Rows], *, process_group: Any = None
+    ) -> tuple[list[Tensor], dict[str, float]]:
+        """Shape one rollout batch, and move the state by one step.
+
+        Args:
+            parts: The micro-batches of this rank; their widths may differ.
+            process_group: Whose ranks hold the rest of the batch, see `gather`.
+
+        Returns:
+            The shaped advantages of each part, and scalars for the log: `uadt.metrics.summarise`
+            of the whole batch, without those that are not defined in it.
+        """
+        rows = join(parts)
+        everyone, start = gather(rows, process_group=process_group)
+        rollout = everyone.rollout()
+        shaped = self.shaping(everyone.advantage, rollout, self.state)
+        self.state = shaped.state
+        scalars = summarise(shaped, everyone.advantage, rollout)
+        # A logger averages over steps, and what is not defined in one would hide the others.
+        defined = {name: value for name, value in scalars.items() if not math.isnan(value)}
+        return split(own_part(shaped.advantage, rows, start), parts), defined
+
+    def save(self, folder: Path) -> None:
+        """Write the state beside a checkpoint.
+
+        Args:
+            folder: The checkpoint's folder; made if it is not there.
+        """
+        write_json(folder / STATE_FILE, state_to_dict(self.state, shaping=self.shaping))
+
+    def load(self, folder: Path) -> bool:
+        """Take the state from a checkpoint.
+
+        Args:
+            folder: The checkpoint's folder.
+
+        Returns:
+            False if the checkpoint holds none, so that the state is as it was.
+
+        Raises:
+            ValueError: If it is the state of another shaping; the words say what differs.
+        """
+        path = folder / STATE_FILE
+        if not path.exists():
+            return False
+        self.state = state_from_dict(self.shaping, read_json(path))
+        return True
