@@ -1,0 +1,1 @@
+"""The paper's three stages at full size: configurations, launch scripts and a dry run."""
