@@ -73,7 +73,7 @@ def test_the_uadt_section_reaches_verl() -> None:
 def test_the_supervised_stages_load_and_say_what_they_learn() -> None:
     assert load(FULL / "stage1_alignment.yaml", []).target == "caption"
     assert load(FULL / "stage2_reasoning.yaml", []).frozen == []
-    with pytest.raises(ValueError, match="target must be .* got 'poem'"):
+    with pytest.raises(ValueError, match=r"target must be .* got 'poem'"):
         load(FULL / "stage2_reasoning.yaml", ["target=poem"])
 
 
