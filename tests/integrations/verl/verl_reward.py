@@ -36,3 +36,14 @@ def raise_for_one(
     if extra_info["index"] % 4 == 1:
         raise RuntimeError("this reward fails for every fourth prompt")
     return compute_score(data_source, solution_str, ground_truth, extra_info)
+
+
+def compute_colour(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **kwargs: Any
+) -> dict[str, float]:
+    """Return at least 1 if the image that came along has the colour of the reference."""
+    (image,) = extra_info["images"]
+    pixel = image.convert("RGB").getpixel((0, 0))
+    seen = dict(zip(pixel, ("red", "green", "blue"), strict=True))[255]
+    scored = compute_score(data_source, solution_str, ground_truth)
+    return {**scored, "score": scored["score"] + float(seen == ground_truth)}

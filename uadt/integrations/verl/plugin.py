@@ -35,6 +35,10 @@ _HOOKS = {
 _CPU_HOOKS = {
     "verl.plugin.platform": f"{_HOME}.cpu.platform:register",
     "verl.models.transformers.monkey_patch": f"{_HOME}.cpu.shims:leave_trl_alone",
+    "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer": (
+        f"{_HOME}.cpu.shims:give_up_in_time"
+    ),
+    "verl.utils.tensordict_utils": f"{_HOME}.cpu.shims:keep_equal_positions",
     "verl.utils.distributed": f"{_HOME}.cpu.shims:initialise_gloo_once",
     "verl.workers.engine": f"{_HOME}.cpu.engine:register",
     "verl.workers.rollout.base": f"{_HOME}.cpu.rollout_names:register_adapter",

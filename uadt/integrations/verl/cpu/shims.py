@@ -16,7 +16,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["initialise_gloo_once", "install", "leave_trl_alone"]
+__all__ = [
+    "give_up_in_time",
+    "initialise_gloo_once",
+    "install",
+    "keep_equal_positions",
+    "leave_trl_alone",
+    "timeout_seconds",
+]
+
+
+def timeout_seconds() -> float:
+    """Return after how long a step between processes counts as failed (``UADT_CPU_TIMEOUT``)."""
+    return float(os.environ.get("UADT_CPU_TIMEOUT", "600"))
 
 
 def install() -> None:
@@ -37,8 +49,8 @@ def initialise_gloo_once() -> None:
 
     @functools.wraps(original)
     def initialize(timeout_second: int | None = None, backend: str | None = None) -> Any:
-        seconds = int(os.environ.get("UADT_CPU_TIMEOUT", "600"))
-        return original(timeout_second=timeout_second or seconds, backend=backend or "cpu:gloo")
+        seconds = timeout_second or timeout_seconds()
+        return original(timeout_second=seconds, backend=backend or "cpu:gloo")
 
     module.__dict__["initialize_global_process_group_ray"] = initialize
 
@@ -55,6 +67,49 @@ def leave_trl_alone() -> None:
     if not (Path(spec.origin).parent / "experimental" / "ppo").exists():
         module = importlib.import_module("verl.models.transformers.monkey_patch")
         module.__dict__["is_trl_available"] = lambda: False
+
+
+def give_up_in_time() -> None:
+    """Let the sender of weights to vLLM fail when the receiver has failed.
+
+    verl's sender waits for ever for the receiver's answer.
+    """
+    zmq = importlib.import_module("zmq")
+    sender = importlib.import_module(
+        "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
+    ).BucketedWeightSender
+    original = sender._init_socket
+
+    @functools.wraps(original)
+    def connect(self: Any) -> None:
+        original(self)
+        for option in (zmq.RCVTIMEO, zmq.SNDTIMEO):
+            self.socket.setsockopt(option, int(1000 * timeout_seconds()))
+        self.socket.setsockopt(zmq.LINGER, 0)
+
+    sender._init_socket = connect
+
+
+def keep_equal_positions() -> None:
+    """Let a batch of images train although all its rows are equally long.
+
+    verl declares the last axis of three-dimensional position ids to be the ragged one. Where all
+    rows are equally long, as with a tiny model that never ends, torch chose another axis.
+    """
+    module = importlib.import_module("verl.utils.tensordict_utils")
+    original = module.maybe_fix_3d_position_ids
+
+    @functools.wraps(original)
+    def fix(data: Any) -> None:
+        positions = data["position_ids"] if "position_ids" in data.keys() else None  # noqa: SIM118
+        if positions is not None and positions.is_nested and positions.dim() == 3:
+            values, offsets = positions.values(), positions.offsets()
+            if values.shape[0] == int(offsets[-1]):  # ragged along the axis of the three positions
+                rows = list(values.split(offsets.diff().tolist()))
+                data["position_ids"] = module.nested_tensor_from_tensor_list(rows, ragged_idx=2)
+        original(data)
+
+    module.__dict__["maybe_fix_3d_position_ids"] = fix
 
 
 class _VllmMetadata(MetaPathFinder):

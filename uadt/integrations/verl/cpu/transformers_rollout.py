@@ -29,18 +29,14 @@ from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 from uadt.integrations.verl.cpu.barred import bar_tokens
 from uadt.integrations.verl.cpu.rollout_names import NAME
 from uadt.integrations.verl.cpu.sampler import Budget, Draw
+from uadt.integrations.verl.cpu.shims import timeout_seconds
 
-__all__ = ["TransformersAdapter", "TransformersReplica", "TransformersServer", "timeout_seconds"]
+__all__ = ["TransformersAdapter", "TransformersReplica", "TransformersServer"]
 
 _GATHER_SECONDS = 0.05
 """How long a batch waits for companions (ours)."""
 
 _logger = logging.getLogger(__name__)
-
-
-def timeout_seconds() -> float:
-    """Return after how long a step between processes counts as failed (``UADT_CPU_TIMEOUT``)."""
-    return float(os.environ.get("UADT_CPU_TIMEOUT", "600"))
 
 
 @dataclass
