@@ -179,9 +179,10 @@ def _shaping(config: Any, where: str) -> Shaping:
     missing = [one.name for one in fields(shaping) if _required(one) and one.name not in keys]
     if missing:
         raise ValueError(f"{where} ({name}) needs {', '.join(missing)}, got {sorted(keys)}")
-    inside = {key: value for key, value in keys.items() if get_type_hints(shaping)[key] is Shaping}
+    hints = get_type_hints(shaping)
+    inside = {key: value for key, value in keys.items() if hints[key] is Shaping}
     try:
-        flat = {key: value for key, value in keys.items() if key not in inside}
+        flat = {key: _number(value, hints[key]) for key, value in keys.items() if key not in inside}
         checked = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(schema(name)), flat))
         arguments = {key: checked[key] for key in flat}
     except OmegaConfBaseException as error:
@@ -197,6 +198,12 @@ def _class(name: object, where: str) -> type[Any]:
     if not isinstance(name, str) or name not in SHAPINGS:
         raise ValueError(f"{where}: the name must be one of {sorted(SHAPINGS)}, got {name!r}")
     return SHAPINGS[name]
+
+
+def _number(value: Any, hint: Any) -> Any:
+    """Read 1 as 1.0 where a float or a word is meant: omegaconf does so only for a lone float."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and float in get_args(hint) else value
 
 
 def _required(one: Field[Any]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from uadt.shaping.parts import shaped_positions
+from uadt.shaping.parts import like_advantage, shaped_positions
 from uadt.types import Rollout, Shaped
 
 __all__ = ["summarise"]
@@ -60,8 +60,8 @@ def summarise(shaped: Shaped, advantage: Tensor, rollout: Rollout) -> dict[str, 
         if key.endswith("/factor") and value.ndim == 1:
             prefix = name.removesuffix("/factor")
             scalars |= _quadrants(prefix, value, advantage, rollout)
-        if rollout.task is not None and value.shape == (len(rollout.mask),):
-            scalars |= _by_task(name, value, rollout.task)
+        if rollout.task is not None and value.ndim:
+            scalars |= _by_task(name, value, rollout, rollout.task)
     return scalars
 
 
@@ -113,13 +113,15 @@ def _quadrants(
     }
 
 
-def _by_task(name: str, value: Tensor, tasks: Sequence[str]) -> dict[str, float]:
-    """Average a quantity over the completions of each task."""
+def _by_task(name: str, value: Tensor, rollout: Rollout, tasks: Sequence[str]) -> dict[str, float]:
+    """Average a quantity over each task."""
     scalars: dict[str, float] = {}
     for task in sorted(set(tasks)):
         rows = torch.tensor([one == task for one in tasks], device=value.device)
-        picked = value[rows].double()
-        scalars[f"{name}/mean/{task}"] = _mean(picked[~picked.isnan()])
+        elsewhere = like_advantage(~rows, value)
+        scalars[f"{name}/mean/{task}"] = _mean(
+            _known(value.masked_fill(elsewhere, math.nan), rollout)
+        )
     return scalars
 
 

@@ -94,7 +94,7 @@ class SEED:
         uncertainty = torch.full(alive.shape, math.nan, device=alive.device)
         if bool(alive.any()):
             group = rollout.signal("group", wanted_by="SEED")[alive]
-            clusters = rollout.signal("cluster", wanted_by="SEED")[alive]
+            clusters = rollout.signal("cluster", wanted_by="SEED")[alive].long()
             groups = Groups.of(group)
             size = groups.spread(groups.count).float()
             entropy = semantic_entropy(clusters, group)

@@ -126,6 +126,8 @@ class UADT:
         check_between("decay", self.decay, 0.0, 1.0, open_high=True)
         check_between("strength", self.strength, 0.0, 1.0, open_high=True)
         check_between("top_fraction", self.top_fraction, 0.0, 1.0, open_high=False)
+        if self.top_fraction == 0:
+            raise ValueError(f"top_fraction must be above 0, got {self.top_fraction}")
         if self.scale != "relative" and (
             isinstance(self.scale, str) or not 0 < self.scale < math.inf
         ):
