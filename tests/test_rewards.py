@@ -1,7 +1,9 @@
+import json
 import math
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_answers import TEXTS
+from uadt.choices import parse_options
 from uadt.rewards import (
     Matcher,
     Score,
@@ -247,6 +250,31 @@ def test_a_reference_outside_the_options_is_an_error() -> None:
     with pytest.raises(ValueError, match="must name exactly one option, got 'C'"):
         check_reference("C", task="single_choice", options=["Drusen", "Glaucoma"])
     check_reference("B", task="single_choice", options=["Drusen", "Glaucoma"])
+
+
+@pytest.mark.parametrize(
+    ("files", "task"),
+    [
+        ("single_choice_*.json", "single_choice"),
+        ("multi_choice_*.json", "multiple_choice"),
+        ("complex_reason.json", "diagnosis"),
+    ],
+)
+def test_every_reference_of_the_real_records_can_be_read(
+    files: str, task: Any, real_data: Path
+) -> None:
+    paths = sorted((real_data / "mm_retinal_reason").glob(files))
+    assert paths
+    for path in paths:
+        for record in json.loads(path.read_text(encoding="utf-8")):
+            question, truth = (turn["value"] for turn in record["conversations"])
+            options = parse_options(question) or None
+            check_reference(truth, task=task, options=options)
+            assert score(_says(truth), truth, task=task, options=options).total == 2
+            for letter, text in (options or {}).items():  # an option's own text is its letter
+                as_text = score(_says(text), truth, task=task, options=options)
+                as_letter = score(_says(letter), truth, task=task, options=options)
+                assert as_text == as_letter
 
 
 def test_settings_are_checked(shapes_unchecked: None) -> None:
