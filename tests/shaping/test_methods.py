@@ -390,6 +390,15 @@ def test_seed_counts_only_completions_with_tokens() -> None:
     assert math.isnan(float(shaped.info["seed/uncertainty"][2]))
 
 
+def test_clusters_may_come_as_floats_as_reward_functions_return_them() -> None:
+    whole = rollout_of([[1.0]] * 3, group=[0] * 3, clusters=[0, 0, 1])
+    floats = Rollout(
+        mask=whole.mask, group=whole.group, extra={"cluster": torch.tensor([0.0, 0, 1])}
+    )
+    ours = SEED()(torch.ones(3), floats, NOTHING).advantage
+    assert torch.equal(ours, SEED()(torch.ones(3), whole, NOTHING).advantage)
+
+
 # --- STARE (2606.19236)
 
 STARE_LOGPROB = -torch.tensor(
