@@ -165,14 +165,15 @@ def chat_row(item: Item) -> dict[str, Any]:
         item: The item.
 
     Returns:
-        ``prompt`` and ``images`` for the trainer; ``answer``, ``task`` and the rest reach each
-        reward function as keyword arguments.
+        ``prompt`` and ``images`` for the trainer; ``ground_truth``, ``task``, ``options`` and the
+        rest reach each reward function as keyword arguments.
     """
     return {
         "prompt": chat_messages(item.prompt, len(item.images)),
         "images": [{"bytes": image, "path": None} for image in item.images],
-        "answer": item.answer,
+        "ground_truth": item.answer,
         "task": item.task,
+        "options": list(item.options.values()),
         "modality": item.modality,
         "source": item.source,
         "domain": item.domain,
@@ -204,8 +205,10 @@ def write_dataset(items: Iterable[Item], path: str | Path) -> int:
             "prompt": List({"role": text, "content": List({"type": text, "text": text})}),
             "images": List(Image()),
             **dict.fromkeys(
-                ("answer", "task", "modality", "source", "domain", "split", "id", "question"), text
+                ("ground_truth", "task", "modality", "source", "domain", "split", "id", "question"),
+                text,
             ),
+            "options": List(text),
             "reason": text,
             "caption": text,
         }
