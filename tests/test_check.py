@@ -97,6 +97,20 @@ def test_few_certain_tokens_pass() -> None:
     check_rollout(torch.zeros(4), rollout)
 
 
+def test_the_true_zeros_of_a_sure_policy_pass() -> None:
+    # Every completion ends in the same three tokens, which float32 cannot tell from certain.
+    advantage, rollout = _honest()
+    length = rollout.mask.sum(-1, keepdim=True)
+    sure = torch.arange(WIDTH) >= length - 3
+    assert rollout.entropy is not None
+    assert rollout.logprob is not None
+    for mask in (rollout.mask, torch.ones_like(rollout.mask)):
+        tail = sure if mask is rollout.mask else torch.arange(WIDTH).expand(ROWS, -1) >= WIDTH - 12
+        live = torch.rand(ROWS, WIDTH, generator=torch.Generator().manual_seed(2)) + 0.1
+        entropy = torch.where(mask & ~tail, live, 0.0)
+        check_rollout(advantage, Rollout(mask=mask, entropy=entropy, logprob=-entropy))
+
+
 def test_rows_without_tokens_and_groups_of_one_pass() -> None:
     advantage, rollout = _honest()
     mask = rollout.mask.clone()
