@@ -1,19 +1,22 @@
 """What a trainer holds for a pure shaping: its state between steps, and the way to it and back."""
 
 import math
+import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from uadt.config import shaping_from_config
 from uadt.integrations.rows import Rows, gather, join, own_part, split
 from uadt.integrations.state_file import read_json, write_json
 from uadt.metrics import summarise
 from uadt.states import state_from_dict, state_to_dict
 from uadt.types import MissingSignalError, Shaping, State, required_signals
 
-__all__ = ["STATE_FILE", "Shaper"]
+__all__ = ["STATE_FILE", "Shaper", "shaping_from_environment"]
 
 STATE_FILE = "uadt_state.json"
 """The file in a checkpoint's folder that holds the state."""
@@ -105,20 +108,34 @@ class Shaper:
         """
         write_json(folder / STATE_FILE, state_to_dict(self.state, shaping=self.shaping))
 
-    def load(self, folder: Path) -> bool:
-        """Take the state from a checkpoint.
+    def load(self, folder: Path) -> None:
+        """Take the state from a checkpoint; one that holds none leaves it alone, with a warning.
 
         Args:
             folder: The checkpoint's folder.
-
-        Returns:
-            False if the checkpoint holds none, so that the state is as it was.
 
         Raises:
             ValueError: If it is the state of another shaping; the words say what differs.
         """
         path = folder / STATE_FILE
-        if not path.exists():
-            return False
-        self.state = state_from_dict(self.shaping, read_json(path))
-        return True
+        if path.exists():
+            self.state = state_from_dict(self.shaping, read_json(path))
+        else:
+            warnings.warn(
+                f"{path} is missing: the checkpoint was written without a shaping, "
+                "and this one starts without a past",
+                stacklevel=2,
+            )
+
+
+def shaping_from_environment(default: Shaping) -> Shaping:
+    """Return the shaping that the environment names, for a stack whose options cannot be extended.
+
+    Args:
+        default: What to return if ``UADT_CONFIG`` is not set.
+
+    Returns:
+        The shaping of the YAML file that ``UADT_CONFIG`` names, see `shaping_from_config`.
+    """
+    path = os.environ.get("UADT_CONFIG")
+    return shaping_from_config(Path(path)) if path else default

@@ -7,7 +7,6 @@ The hook lies after TRL's own scoring, so the baseline, its scaling and everythi
 For rewards see `uadt.integrations.reward_functions.BatchReward`.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from uadt.integrations.rows import Rows
-from uadt.integrations.shaper import STATE_FILE, Shaper
+from uadt.integrations.shaper import Shaper
 from uadt.shaping import UADT
 from uadt.types import Shaping
 
@@ -187,8 +186,5 @@ class UADTGRPOTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and not self.shaper.load(Path(checkpoint)):
-            warnings.warn(
-                f"{checkpoint} holds no {STATE_FILE}: the shaping starts without a past",
-                stacklevel=2,
-            )
+        if checkpoint is not None:
+            self.shaper.load(Path(checkpoint))
