@@ -68,6 +68,13 @@ inline void store_low(void* p, vu v) {
 #endif
 }
 
+// Two vectors' worth, in any order: what is summed has none.
+template <class T> inline void load_two(const T* p, vf& a, vf& b) { a = load(p), b = load(p + W); }
+inline void load_two(const Brain* p, vf& a, vf& b) {
+  const vu both = read<vu>(p);
+  a = (vf)(both << 16), b = (vf)(both & 0xffff0000u);
+}
+
 inline void store(float* p, vf v) { write(p, v); }
 inline void store(Brain* p, vf v) {  // to nearest, ties to even
   const vu u = (vu)v;
@@ -130,63 +137,69 @@ template <class T> inline float as_float(T value) { return load_some(&value, 1, 
 // Moments of one row in base 2: z = (x - top) * scale, scale = log2(e) / temperature.
 // out: top, sum 2^z, sum z 2^z, sum z^2 2^z, sum 4^z, sum (x - top) and number where x > -inf;
 // unless FULL, the sums after the second are left out.
+//
+// A block is read once, against the largest logit of the blocks before it. If its own is larger by
+// more than a little, its sums are thrown away and it is read again: which is rare, and keeps z so
+// close to 0 or below it that nothing is lost when the sums move to the new top.
 template <class T, bool FULL>
 void moments(const T* row, size_t vocab, float scale, double* out) {
+  constexpr float LITTLE = 2.0f;
   float top = LOWEST;
   double s = 0, t = 0, tt = 0, q = 0, u = 0, n = 0;
+  auto move_to = [&](float higher) {
+    const double x = double(top) - higher, d = x * scale, k = std::exp2(d);
+    tt = (tt + d * (2 * t + d * s)) * k;
+    t = (t + s * d) * k;
+    s *= k;
+    q *= k * k;
+    u += n * x;
+    top = higher;
+  };
   for (size_t start = 0; start < vocab; start += BLOCK) {
     const size_t end = std::min(vocab, start + BLOCK), whole = start + (end - start) / W * W;
-    vf m0 = all(LOWEST), m1 = m0;
-    size_t i = start;
-    for (; i + 2 * W <= whole; i += 2 * W) {
-      m0 = larger(m0, load(row + i));
-      m1 = larger(m1, load(row + i + W));
-    }
-    if (i < whole) m0 = larger(m0, load(row + i));
-    if (whole < end) m1 = larger(m1, load_some(row + whole, end - whole, LOWEST));
-    const float block_top = top_of(larger(m0, m1));
-    if (block_top > top) {
-      const double x = double(top) - block_top, d = x * scale, k = std::exp2(d);
-      tt = (tt + d * (2 * t + d * s)) * k;
-      t = (t + s * d) * k;
-      s *= k;
-      q *= k * k;
-      u += n * x;
-      top = block_top;
-    }
-    const vf shift = all(top);
     vf s0{}, s1{}, t0{}, t1{}, c0{}, c1{}, q0{}, q1{}, u0{}, u1{};
-    auto add = [&](vf x, vf& S, vf& T_, vf& C, vf& Q) {
-      const vf z = larger(all(FLOOR), x * scale), e = power_of_two(z), ez = e * z;
-      S += e;
-      T_ += ez;
-      if (FULL) C += ez * z, Q += e * e;
-    };
-    for (i = start; i + 2 * W <= whole; i += 2 * W) {
-      const vf a = load(row + i) - shift, b = load(row + i + W) - shift;
-      if (FULL) u0 += a, u1 += b;
-      add(a, s0, t0, c0, q0);
-      add(b, s1, t1, c1, q1);
-    }
-    if (i < whole) {
-      const vf a = load(row + i) - shift;
-      if (FULL) u0 += a;
-      add(a, s0, t0, c0, q0);
+    float block_top;
+    for (bool again = false;; again = true) {
+      const vf shift = all(top);
+      vf m0 = all(LOWEST), m1 = m0;
+      auto add = [&](vf x, vf& M, vf& S, vf& T_, vf& C, vf& Q, vf& U) {
+        M = larger(M, x);
+        const vf a = x - shift, z = larger(all(FLOOR), a * scale), e = power_of_two(z);
+        S += e;
+        if (FULL) {
+          const vf ez = e * z;
+          T_ += ez, C += ez * z, Q += e * e, U += a;
+        } else {
+          T_ += e * z;
+        }
+      };
+      size_t i = start;
+      for (; i + 2 * W <= whole; i += 2 * W) {
+        vf a, b;
+        load_two(row + i, a, b);
+        add(a, m0, s0, t0, c0, q0, u0);
+        add(b, m1, s1, t1, c1, q1, u1);
+      }
+      if (i < whole) add(load(row + i), m0, s0, t0, c0, q0, u0);
+      if (whole < end) {
+        vf ignored{};
+        add(load_some(row + whole, end - whole, -INFINITY), m1, s1, t1, c1, q1, ignored);
+      }
+      block_top = top_of(larger(m0, m1));
+      if (again || !((block_top - top) * scale > LITTLE)) break;
+      move_to(block_top);
+      s0 = s1 = t0 = t1 = c0 = c1 = q0 = q1 = u0 = u1 = vf{};
     }
     double block_u = sum(u0 + u1), block_n = double(whole - start);
-    if (whole < end) {
-      const vf a = load_some(row + whole, end - whole, -INFINITY) - shift;
-      add(a, s0, t0, c0, q0);
-    }
-    if (FULL && !std::isfinite(block_u)) {  // a logit of -inf (or a broken row): count those that are not
+    if (FULL && !std::isfinite(block_u)) {  // some are -inf, or the row is broken: one by one
       block_u = block_n = 0;
-      for (i = start; i < whole; i += W) {
+      for (size_t i = start; i < whole; i += W) {
         const vf x = load(row + i);
         for (int j = 0; j < W; ++j)
           if (x[j] > -INFINITY) block_u += double(x[j]) - top, ++block_n;
       }
     }
-    for (i = whole; FULL && i < end; ++i) {
+    for (size_t i = whole; FULL && i < end; ++i) {
       const float x = as_float(row[i]);
       if (x > -INFINITY) block_u += double(x) - top, ++block_n;
     }
@@ -196,6 +209,7 @@ void moments(const T* row, size_t vocab, float scale, double* out) {
     q += sum(q0 + q1);
     u += block_u;
     n += block_n;
+    if (block_top > top) move_to(block_top);
   }
   const double values[] = {s > 0.5 || n > 0 ? double(top) : -INFINITY, s, t, tt, q, u, n};
   std::copy(values, values + 7, out);
