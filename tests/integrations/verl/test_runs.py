@@ -110,8 +110,11 @@ def entropies_in_float64(weights: Path, prompt: list[int], response: list[int]) 
 def model_in_float64(weights: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(weights, attn_implementation="eager")
-    return loaded.double().eval()
+    # The dtype must be said: verl writes float32 weights beside a configuration that says bfloat16.
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        weights, attn_implementation="eager", dtype=torch.float64
+    )
+    return loaded.eval()
 
 
 def test_a_killed_run_resumes_with_the_same_thresholds(
@@ -135,7 +138,7 @@ def test_a_killed_run_resumes_with_the_same_thresholds(
 
 def test_strength_zero_is_verls_own_grpo(text_assets: Path, folder: Path, tell: Tell) -> None:
     def one_step(name: str, *more: str, module: str = "uadt.integrations.verl") -> Run:
-        arguments = [*overrides(text_assets, folder / name, steps=1), *more]
+        arguments = [*more, *overrides(text_assets, folder / name, steps=1)]
         return run(folder / name, arguments, module=module, tell=tell)
 
     grpo = one_step(

@@ -18,7 +18,7 @@ from torch import Tensor
 from uadt import UADT, MissingSignalError
 from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.settings import Diagnostics
-from uadt.integrations.verl.signals import fields_for, padded, rollout_from
+from uadt.integrations.verl.signals import check_finite, fields_for, padded, rollout_from
 
 KEYS = ["a_0_0", "a_1_0", "b_0_0"]
 
@@ -48,17 +48,18 @@ def rows(**more: Any) -> TensorDict:
 
 
 def test_only_what_the_shaping_reads_is_fetched() -> None:
-    always = ["uid", "response_mask", "rm_scores", "advantages"]
+    always = ["response_mask", "advantages"]
     assert fields_for(frozenset({"entropy"}), "data_source") == [*always, "entropy"]
     assert fields_for(frozenset({"task"}), "extra_info.task") == [*always, "extra_info"]
     assert fields_for(frozenset({"cluster"}), "data_source") == [*always, "extra_fields"]
+    assert fields_for(frozenset({"reward", "group"}), "x") == [*always, "rm_scores", "uid"]
     everything = fields_for(None, "data_source")
-    assert {"entropy", "old_log_probs", "ref_log_prob", "data_source"} <= set(everything)
+    assert {"entropy", "old_log_probs", "ref_log_prob", "data_source", "uid"} <= set(everything)
 
 
 def test_rows_become_a_rollout() -> None:
     signals = frozenset({"entropy", "logprob", "task", "cluster", "reward", "group"})
-    rollout = rollout_from(rows(), KEYS, signals, "extra_info.task")
+    rollout = rollout_from(rows(), signals, "extra_info.task")
     mask = [[True, True, False], [True, False, True], [True, False, False]]
     assert rollout.mask.tolist() == mask
     assert rollout.entropy is not None
@@ -73,7 +74,7 @@ def test_rows_become_a_rollout() -> None:
 
 def test_a_shaping_that_does_not_say_is_offered_all() -> None:
     rollout = rollout_from(
-        rows(ref_log_prob=jagged([0, 0.0], [0, 0, 0.0], [0.0])), KEYS, None, "data_source"
+        rows(ref_log_prob=jagged([0, 0.0], [0, 0, 0.0], [0.0])), None, "data_source"
     )
     assert rollout.logprob is not None
     assert rollout.task == ("x", "x", "y")
@@ -85,7 +86,7 @@ def test_the_shaping_of_the_rows_by_hand() -> None:
     # ω = tanh((U - 10/3) / (10/3)) = tanh(-0.1), tanh(-0.4), tanh(0.5); A' = A + ω |A| / 2.
     data = rows()
     shaping = UADT(strength=0.5)
-    rollout = rollout_from(data, KEYS, shaping.signals, "data_source")
+    rollout = rollout_from(data, shaping.signals, "data_source")
     shaped = shaping(padded(data["advantages"]), rollout, shaping.init())
     omega = torch.tensor([-0.1, -0.4]).tanh()
     expected = torch.stack([1 + omega[0] / 2, -1 + omega[1] / 2])
@@ -97,7 +98,8 @@ def test_the_shaping_of_the_rows_by_hand() -> None:
 def test_a_reward_that_is_no_number_names_its_rows() -> None:
     broken = rows(rm_scores=jagged([0.0, 1.0], [0.0, 0.0, float("nan")], [0.25]))
     with pytest.raises(ValueError, match=r"must be a finite number, got 1 of 3 .*a_1_0: nan"):
-        rollout_from(broken, KEYS, frozenset({"entropy"}), "data_source")
+        check_finite(broken["rm_scores"], KEYS)
+    check_finite(rows()["rm_scores"], KEYS)
 
 
 @pytest.mark.parametrize(
@@ -112,19 +114,19 @@ def test_a_reward_that_is_no_number_names_its_rows() -> None:
 def test_a_missing_signal_names_the_setting(signal: str, field: str, words: str) -> None:
     data = rows().exclude(field) if field else rows()
     with pytest.raises(MissingSignalError, match=words):
-        rollout_from(data, KEYS, frozenset({signal}), "data_source")
+        rollout_from(data, frozenset({signal}), "data_source")
 
 
 def test_a_task_key_that_leads_nowhere_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"uadt\.task_key=extra_info\.kind must lead to a name"):
-        rollout_from(rows(), KEYS, frozenset({"task"}), "extra_info.kind")
+        rollout_from(rows(), frozenset({"task"}), "extra_info.kind")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_diagnostics_hold_one_record_a_completion(kind: str, tmp_path: Path) -> None:
     data = rows()
     shaping = UADT()
-    rollout = rollout_from(data, KEYS, shaping.signals, "data_source")
+    rollout = rollout_from(data, shaping.signals, "data_source")
     advantage = padded(data["advantages"])
     shaped = shaping(advantage, rollout, shaping.init())
     labels = [{"step": 7, "key": key} for key in KEYS]

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from uadt.types import MissingSignalError, Rollout
 
-__all__ = ["fields_for", "listed", "padded", "rollout_from"]
+__all__ = ["check_finite", "fields_for", "listed", "padded", "rollout_from"]
 
 _PER_TOKEN = {
     "entropy": "entropy",
@@ -37,13 +37,14 @@ _PER_TOKEN = {
     "ref_logprob": "ref_log_prob",
     "rollout_logprob": "rollout_log_probs",
 }
+_PER_ROW = {"reward": "rm_scores", "group": "uid"}
 _REMEDIES = {
     "entropy": "algorithm.rollout_correction.bypass_mode must be False",
     "logprob": "algorithm.rollout_correction.bypass_mode must be False",
     "ref_logprob": "set actor_rollout_ref.actor.use_kl_loss=True",
     "rollout_logprob": "set actor_rollout_ref.rollout.calculate_log_probs=True",
 }
-_ALWAYS = ("uid", "response_mask", "rm_scores", "advantages")
+_ALWAYS = ("response_mask", "advantages")
 
 
 def fields_for(signals: frozenset[str] | None, task_key: str) -> list[str]:
@@ -56,11 +57,12 @@ def fields_for(signals: frozenset[str] | None, task_key: str) -> list[str]:
     Returns:
         Names of fields.
     """
-    named = signals if signals is not None else frozenset((*_PER_TOKEN, "task"))
+    named = signals if signals is not None else frozenset((*_PER_TOKEN, *_PER_ROW, "task"))
     wanted = [field for signal, field in _PER_TOKEN.items() if signal in named]
+    wanted += [field for signal, field in _PER_ROW.items() if signal in named]
     if "task" in named:
         wanted.append(task_key.split(".")[0])
-    if named - set(_PER_TOKEN) - {"task", "reward", "group"}:
+    if named - set(_PER_TOKEN) - set(_PER_ROW) - {"task"}:
         wanted.append("extra_fields")
     return [*_ALWAYS, *wanted]
 
@@ -70,14 +72,31 @@ def padded(values: Tensor, fill: float = 0.0) -> Tensor:
     return values.to_padded_tensor(fill) if values.is_nested else values
 
 
-def rollout_from(
-    data: Any, keys: Sequence[str], signals: frozenset[str] | None, task_key: str
-) -> Rollout:
+def check_finite(scores: Tensor, keys: Sequence[str]) -> None:
+    """Refuse rewards that are no numbers.
+
+    Args:
+        scores: The field ``rm_scores``.
+        keys: verl's names of the rows.
+
+    Raises:
+        ValueError: If a reward is not finite; the words name its rows.
+    """
+    reward = padded(scores).float().sum(dim=-1)
+    bad = (~reward.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        shown = ", ".join(f"{keys[i]}: {float(reward[i])}" for i in bad[:5])
+        raise ValueError(
+            f"the reward must be a finite number, got {len(bad)} of {len(reward)} that are not "
+            f"({shown}); keys are prompt_sample_output"
+        )
+
+
+def rollout_from(data: Any, signals: frozenset[str] | None, task_key: str) -> Rollout:
     """Make a rollout of the rows that TransferQueue returned.
 
     Args:
         data: Fields by name, first axis the rows.
-        keys: verl's names of the rows, for errors.
         signals: What the shaping reads; ``None`` offers all that verl has.
         task_key: See `fields_for`.
 
@@ -85,13 +104,9 @@ def rollout_from(
         The rollout.
 
     Raises:
-        ValueError: If a reward is not finite; the words name its rows.
         MissingSignalError: If verl has not computed what the shaping reads; the words name the
             setting.
     """
-    reward = padded(data["rm_scores"]).float().sum(dim=-1)
-    _check_rewards(reward, keys)
-    _, group = _labels(listed(data["uid"]))
     per_token = {
         signal: padded(data[field]).float()
         for signal, field in _PER_TOKEN.items()
@@ -105,27 +120,17 @@ def rollout_from(
         for name in ("ref_logprob", "rollout_logprob")
         if name in per_token
     }
-    others = (signals or frozenset()) - set(_PER_TOKEN) - {"task", "reward", "group"}
+    others = (signals or frozenset()) - set(_PER_TOKEN) - set(_PER_ROW) - {"task"}
     for name in sorted(others):
         extra[name] = _from_reward_function(data, name)
     return Rollout(
         mask=padded(data["response_mask"]).bool(),
-        reward=reward,
-        group=group,
+        reward=padded(data["rm_scores"]).float().sum(dim=-1) if "rm_scores" in data else None,
+        group=_labels(listed(data["uid"])) if "uid" in data else None,
         task=_tasks(data, task_key) if signals is None or "task" in signals else None,
         extra=extra,
         **per_token,
     )
-
-
-def _check_rewards(reward: Tensor, keys: Sequence[str]) -> None:
-    bad = (~reward.isfinite()).nonzero().flatten().tolist()
-    if bad:
-        shown = ", ".join(f"{keys[i]}: {float(reward[i])}" for i in bad[:5])
-        raise ValueError(
-            f"the reward must be a finite number, got {len(bad)} of {len(reward)} that are not "
-            f"({shown}); keys are prompt_sample_output"
-        )
 
 
 def listed(values: Any) -> list[Any]:
@@ -133,10 +138,10 @@ def listed(values: Any) -> list[Any]:
     return list(values.tolist()) if hasattr(values, "tolist") else list(values)
 
 
-def _labels(names: Sequence[Any]) -> tuple[list[Any], Tensor]:
+def _labels(names: Sequence[Any]) -> Tensor:
     known: dict[Any, int] = {}
     labels = [known.setdefault(name, len(known)) for name in names]
-    return list(known), torch.tensor(labels, dtype=torch.int64)
+    return torch.tensor(labels, dtype=torch.int64)
 
 
 def _tasks(data: Any, task_key: str) -> list[str] | None:

@@ -24,7 +24,7 @@ from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.estimator import NAME
 from uadt.integrations.verl.plugin import warn_if_untested
 from uadt.integrations.verl.settings import MODES, Settings, check_run
-from uadt.integrations.verl.signals import fields_for, listed, padded, rollout_from
+from uadt.integrations.verl.signals import check_finite, fields_for, listed, padded, rollout_from
 from uadt.metrics import summarise
 from uadt.states import state_from_dict, state_to_dict
 from uadt.types import required_signals
@@ -87,18 +87,18 @@ class UadtMixin:
         settings = self.uadt_settings
         signals = required_signals(settings.shaping)
         fields = fields_for(signals, settings.task_key)
-        if settings.diagnostics.tokens:
-            fields += ["prompts", "responses"]
-        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+        if settings.diagnostics.path is not None:
+            fields += ["uid", "rm_scores"]
+            fields += ["prompts", "responses"] if settings.diagnostics.tokens else []
+        where: dict[str, Any] = {"keys": keys, "partition_id": batch.partition_id}
+        data = tq.kv_batch_get(**where, select_fields=sorted(set(fields)))
         advantage = padded(data["advantages"])
-        rollout = rollout_from(data, keys, signals, settings.task_key)
+        if not advantage.isfinite().all():
+            check_finite(tq.kv_batch_get(**where, select_fields=["rm_scores"])["rm_scores"], keys)
+        rollout = rollout_from(data, signals, settings.task_key)
         shaped = settings.shaping(advantage, rollout, self.uadt_state)
         nested = response_to_nested(shaped.advantage, data["response_mask"])
-        tq.kv_batch_put(
-            keys=keys,
-            partition_id=batch.partition_id,
-            fields=TensorDict({"advantages": nested}, batch_size=len(keys)),
-        )
+        tq.kv_batch_put(**where, fields=TensorDict({"advantages": nested}, batch_size=len(keys)))
         self.uadt_state = shaped.state
         self.uadt_updates += 1
         metrics.update(summarise(shaped, advantage, rollout))
