@@ -11,6 +11,12 @@ from uadt.entropy import linear_token_statistics, token_entropy, token_statistic
 V = 151_936  # Qwen2.5's
 
 
+@pytest.fixture(autouse=True, params=["auto", "plain"])
+def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
+    """Ask for the path that a user gets, and for the one that the others are compared with."""
+    monkeypatch.setenv("UADT_KERNELS", request.param)
+
+
 def _logits(rows: int = 4, seed: int = 0) -> Tensor:
     return torch.randn(rows, V, generator=torch.Generator().manual_seed(seed)) * 3
 

@@ -58,7 +58,9 @@ def token_entropy(logits: Logits, *, temperature: float = 1.0) -> TokenValues:
         OphthaReason, figure "Stage 3", "1. Compute Entropy" (arXiv:2508.16129): *figure*. At the
         sampling temperature: *ours*.
     """
-    return token_statistics(logits, temperature=temperature).entropy
+    _check_temperature(temperature)
+    _check_scores("logits", logits)
+    return kernels.entropy_and_logprob(logits, None, temperature)[0]
 
 
 def token_statistics(
