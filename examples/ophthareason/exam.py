@@ -1,0 +1,149 @@
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# (the annotations of transformers' models and processors are partial)
+"""Let a small model sit the held-out items: greedy, sampled, and with the pictures swapped.
+
+The swapped exam is the floor: questions keep their words and get another item's picture, so what is
+still right was right without looking. Large models are evaluated by `evaluate`, item by item and
+resumable; this is the quick form between the miniature's stages.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from examples.ophthareason.images import open_rgb
+from examples.ophthareason.prompts import chat_messages
+from examples.ophthareason.records import Item
+from uadt.rewards import score
+
+__all__ = ["interval", "sit", "summary"]
+
+
+@torch.inference_mode()
+def sit(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    items: Sequence[Item],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    swapped: bool = False,
+    batch: int = 50,
+    advance: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Answer every item once.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        items: The questions.
+        max_new_tokens: The longest answer.
+        temperature: 0 for the likeliest token; else a sample.
+        seed: Of the samples.
+        swapped: Whether each question gets the picture of the item half the list away.
+        batch: Items at a time.
+        advance: Called with the number of items done.
+
+    Returns:
+        One record an item: its id, task, source, response, tokens, format and accuracy.
+    """
+    model.eval()
+    torch.manual_seed(seed)
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = "left"
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    done: list[dict[str, Any]] = []
+    for start in range(0, len(items), batch):
+        part = items[start : start + batch]
+        other = [(start + place + len(items) // 2) % len(items) for place in range(len(part))]
+        shown = [items[k] for k in other] if swapped else part
+        texts = [
+            processor.apply_chat_template(
+                chat_messages(item.prompt, len(look.images)),
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+            for item, look in zip(part, shown, strict=True)
+        ]
+        pictures = [[open_rgb(data) for data in look.images] for look in shown]
+        inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+        inputs = inputs.to(model.device)
+        output = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            **(sampling if temperature else {"do_sample": False}),
+        )
+        for item, row in zip(part, output[:, inputs["input_ids"].shape[1] :], strict=True):
+            ids = row.tolist()
+            end = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else len(ids)
+            response = tokenizer.decode(ids[:end], skip_special_tokens=True)
+            points = score(response, item.answer, task=item.task)
+            done.append(
+                {
+                    "id": item.id,
+                    "task": item.task,
+                    "source": item.source,
+                    "answer": item.answer,
+                    "response": response,
+                    "tokens": min(end + 1, len(ids)),
+                    "format": points.format,
+                    "accuracy": points.accuracy,
+                }
+            )
+        if advance:
+            advance(len(done))
+    return done
+
+
+def summary(answers: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Average answers by task, with 95 % intervals for accuracy.
+
+    Args:
+        answers: What `sit` returned.
+
+    Returns:
+        ``all`` and each task: ``n``, ``accuracy``, ``low``, ``high``, ``format`` and ``tokens``.
+    """
+    groups = {"all": list(answers)}
+    for task in sorted({answer["task"] for answer in answers}):
+        groups[task] = [answer for answer in answers if answer["task"] == task]
+    table: dict[str, dict[str, float]] = {}
+    for name, group in groups.items():
+        right = sum(answer["accuracy"] or 0.0 for answer in group)
+        low, high = interval(right, len(group))
+        table[name] = {
+            "n": len(group),
+            "accuracy": right / len(group),
+            "low": low,
+            "high": high,
+            "format": sum(answer["format"] for answer in group) / len(group),
+            "tokens": sum(answer["tokens"] for answer in group) / len(group),
+        }
+    return table
+
+
+def interval(right: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share.
+
+    Args:
+        right: How many were right.
+        count: Out of how many, at least one.
+
+    Returns:
+        The bounds, within ``[0, 1]``.
+
+    Example:
+        >>> low, high = interval(5, 10)  # 0.5 ± 0.5 · 0.525…: symmetric about one half
+        >>> round(low, 3), round(high, 3)
+        (0.237, 0.763)
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    z = 1.959964
+    share, weight = right / count, z * z / count
+    centre = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * (share * (1 - share) / count + weight / (4 * count)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,74 @@
+"""Real retinal images and records for the miniature, with traces and captions where they have none.
+
+Public classification records name the right answer and nothing else. Stages 1 and 2 need captions
+and thoughts, so both are templated from the record's own labels. That teaches a form and no
+medicine; each such item says so in its title, and the report says how many there were.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from examples.ophthareason.loading import read_records
+from examples.ophthareason.records import Item
+from examples.ophthareason.tasks import weighed
+
+__all__ = ["TEMPLATED", "read_real", "with_templates"]
+
+TEMPLATED = "TEMPLATED trace and caption, made from the record's own labels"
+
+
+def read_real(folder: Path) -> tuple[list[Item], list[Item], int]:
+    """Read records, and split them by what they or their files say.
+
+    Args:
+        folder: A folder with records; images are looked up from it, and ``retina/images.csv`` in it
+            is read if it is there.
+
+    Returns:
+        Items to practise on, held-out items, and how many traces were templated.
+
+    Raises:
+        ValueError: If either split is empty.
+    """
+    table = folder / "retina" / "images.csv"
+    records = folder / "mm_retinal_reason"
+    source = records if records.is_dir() else folder
+    items = [
+        with_templates(item)
+        for item in read_records(
+            source, folder, image_table=table if table.is_file() else None, skip_bad=True
+        )
+    ]
+    practice = [item for item in items if item.split == "train"]
+    test = [item for item in items if item.split == "test"]
+    if not practice or not test:
+        raise ValueError(
+            f"{folder} must have items of both splits, got {len(practice)} train, {len(test)} test"
+        )
+    return practice, test, sum(item.title == TEMPLATED for item in items)
+
+
+def with_templates(item: Item) -> Item:
+    """Give an item a thought and a caption if it has none.
+
+    Args:
+        item: As it was read.
+
+    Returns:
+        The same item, or one whose title is `TEMPLATED`.
+    """
+    if item.reason and item.caption:
+        return item
+    options = item.options
+    chosen = [options[letter] for letter in item.answer.split(",") if letter in options]
+    if options:
+        thought = f"{weighed(list(options.values()), chosen)} So {item.answer}."
+    else:
+        thought = f"This is {item.answer}."
+    said = " and ".join(chosen) or item.answer
+    return replace(
+        item,
+        reason=item.reason or thought,
+        caption=item.caption or f"{item.modality}: {said}.",
+        title=TEMPLATED,
+    )
