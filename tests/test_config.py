@@ -1,8 +1,10 @@
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from uadt.config import SHAPINGS, schema, shaping_from_config, shaping_to_config
 from uadt.shaping import (
@@ -17,7 +19,7 @@ from uadt.shaping import (
     Scale,
     chain,
 )
-from uadt.types import Shaping
+from uadt.types import EmptyState, Rollout, Shaped, Shaping
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "clip": {"low": -1.0, "high": 2.0},
@@ -134,12 +136,50 @@ def test_mistakes_are_named_with_their_place(config: dict[str, Any], words: str)
         shaping_from_config(config)
 
 
-def test_a_shaping_of_the_users_cannot_be_written() -> None:
+def test_a_class_inside_of_a_function_cannot_be_written() -> None:
     class Mine(Clip):
         pass
 
-    with pytest.raises(ValueError, match=r"a shaping of \['clip', .* can be written, got"):
+    with pytest.raises(ValueError, match=r"a shaping of .* at the top of a module, can"):
         shaping_to_config(Mine(low=0.0, high=1.0))
+
+
+@dataclass(frozen=True)
+class Damp:
+    """A user's own shaping."""
+
+    by: float = 0.5
+
+    def init(self) -> EmptyState:
+        return EmptyState()
+
+    def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
+        return Shaped(advantage * self.by, state, {})
+
+
+def test_a_shaping_of_the_users_own_is_named_by_its_module() -> None:
+    own = shaping_from_config({"chain": [{"name": "tests.test_config:Damp", "by": 0.25}, {}]})
+    assert own == chain(Damp(by=0.25), UADT())
+    assert shaping_from_config(shaping_to_config(own)) == own
+    assert shaping_to_config(Damp()) == {"name": "tests.test_config:Damp", "by": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tests.test_config:Nothing", "must be a dataclass, got None"),
+        ("tests.test_config:pytest", "must be a dataclass, got <module 'pytest'"),
+        (
+            "tests.test_config",
+            r"must be one of .*or module:Class, got 'tests.test_config'",
+        ),
+    ],
+)
+def test_what_is_no_shaping_of_the_users_is_refused(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        shaping_from_config({"name": name})
+    with pytest.raises(ImportError, match="no_such_module"):
+        shaping_from_config({"name": "no_such_module:Mine"})
 
 
 @pytest.mark.parametrize("name", sorted(SHAPINGS))

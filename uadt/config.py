@@ -9,10 +9,12 @@ A shaping is a mapping. Its keys are the arguments, and ``name`` says which shap
         - {name: uadt, strength: 0.5}
         - {name: clip, low: -3, high: 3}
     uadt: {name: keep_sign, shaping: {name: entropy_advantage, alpha: 0.4}}   # one inside another
+    uadt: {name: "my_package.shapings:Mine", strength: 0.1}   # your own: module, colon, class
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields, make_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
@@ -75,6 +77,7 @@ def shaping_from_config(config: Mapping[str, Any] | Path | Sequence[str]) -> Sha
     Raises:
         ValueError: If a name or a key is unknown (the words list the known ones), an argument is
             missing, or a value is not of its type or out of its range.
+        ImportError: If the module of your own shaping cannot be imported.
 
     Example:
         >>> clip = {"name": "clip", "low": -3, "high": 3}
@@ -102,14 +105,14 @@ def shaping_to_config(shaping: Shaping) -> dict[str, Any]:
     """Write a shaping as the configuration that makes it again, every number shown.
 
     Args:
-        shaping: A shaping of `SHAPINGS`, or a chain of them.
+        shaping: A shaping of `SHAPINGS`, a dataclass of your own, or a chain of them.
 
     Returns:
         Plain dicts and numbers; ``OmegaConf.to_yaml`` prints them, and
         ``shaping_from_config(shaping_to_config(s)) == s``.
 
     Raises:
-        ValueError: If a part is not in `SHAPINGS`.
+        ValueError: If a part is neither, such as a class defined inside of a function.
 
     Example:
         >>> print(OmegaConf.to_yaml(shaping_to_config(Clip(low=-1.0, high=2.0))), end="")
@@ -119,10 +122,14 @@ def shaping_to_config(shaping: Shaping) -> dict[str, Any]:
     """
     if isinstance(shaping, Chain):
         return {"chain": [shaping_to_config(part) for part in shaping.shapings]}
-    names = {kind: name for name, kind in SHAPINGS.items()}
-    if type(shaping) not in names:
-        raise ValueError(f"a shaping of {sorted(SHAPINGS)} can be written, got {shaping!r}")
-    written: dict[str, Any] = {"name": names[type(shaping)]}
+    kind = type(shaping)
+    if not is_dataclass(kind) or "<locals>" in kind.__qualname__:
+        raise ValueError(
+            f"a shaping of {sorted(SHAPINGS)}, or a dataclass at the top of a module, can be "
+            f"written, got {shaping!r}"
+        )
+    names = {one: name for name, one in SHAPINGS.items()}
+    written: dict[str, Any] = {"name": names.get(kind, f"{kind.__module__}:{kind.__qualname__}")}
     for one in fields(cast("Any", shaping)):
         value = getattr(shaping, one.name)
         written[one.name] = shaping_to_config(value) if isinstance(value, Shaping) else value
@@ -133,7 +140,7 @@ def schema(name: str) -> type[Any]:
     """Return the structured config of a shaping: a dataclass for Hydra's ConfigStore.
 
     Args:
-        name: A key of `SHAPINGS`.
+        name: A key of `SHAPINGS`, or a module, a colon and a class.
 
     Returns:
         A dataclass with ``name`` and the arguments, their types and their defaults.
@@ -195,9 +202,17 @@ def _shaping(config: Any, where: str) -> Shaping:
 
 
 def _class(name: object, where: str) -> type[Any]:
-    if not isinstance(name, str) or name not in SHAPINGS:
-        raise ValueError(f"{where}: the name must be one of {sorted(SHAPINGS)}, got {name!r}")
-    return SHAPINGS[name]
+    if isinstance(name, str) and name in SHAPINGS:
+        return SHAPINGS[name]
+    module, colon, attribute = str(name).partition(":")
+    if not colon:
+        raise ValueError(
+            f"{where}: the name must be one of {sorted(SHAPINGS)}, or module:Class, got {name!r}"
+        )
+    found = getattr(import_module(module), attribute, None)
+    if not isinstance(found, type) or not is_dataclass(found):
+        raise ValueError(f"{where}: {name!r} must be a dataclass, got {found!r}")
+    return found
 
 
 def _number(value: Any, hint: Any) -> Any:

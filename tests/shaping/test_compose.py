@@ -70,6 +70,15 @@ def test_a_repeated_shaping_is_numbered_and_nothing_is_overwritten() -> None:
     )
 
 
+def test_chains_inside_of_other_shapings_are_numbered_on() -> None:
+    # Two in the first, one plain, two in the last: five of them, none overwritten.
+    inner = MeanOne(shaping=chain(UADT(), UADT()))
+    five = chain(inner, UADT(), inner)
+    info = five(ADVANTAGE, ROLLOUT, five.init()).info
+    names = {key.split("/")[0] for key in info}
+    assert names == {"uadt", "uadt_2", "uadt_3", "uadt_4", "uadt_5", "mean_one", "mean_one_2"}
+
+
 @pytest.mark.parametrize("state", [(), (EmptyState(),), (EmptyState(),) * 3])
 def test_a_state_of_another_length_is_refused(state: State) -> None:
     two = chain(Scale(by=1.0), Scale(by=1.0))

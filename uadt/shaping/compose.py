@@ -1,7 +1,9 @@
 """Shapings made of shapings, and the small ones that chains need."""
 
 import math
+import re
 from dataclasses import dataclass
+from itertools import count
 from typing import cast
 
 import torch
@@ -45,17 +47,17 @@ class Chain:
         before = _states(state, len(self.shapings))
         after: list[State] = []
         info: dict[str, Tensor] = {}
-        seen: dict[str, int] = {}
+        taken: set[str] = set()
         for shaping, its_state in zip(self.shapings, before, strict=True):
             advantage, its_state, shown = shaping(advantage, rollout, its_state)
             after.append(its_state)
-            names = {key.split("/", 1)[0] for key in shown}
-            for name in names:
-                seen[name] = seen.get(name, 0) + 1
+            names = {key.split("/", 1)[0]: "" for key in shown}
+            for name in sorted(names):
+                names[name] = _free(name, taken)
+                taken.add(names[name])
             for key, value in shown.items():
                 name, slash, quantity = key.partition("/")
-                number = f"_{seen[name]}" if seen[name] > 1 else ""
-                info[f"{name}{number}{slash}{quantity}"] = value
+                info[f"{names[name]}{slash}{quantity}"] = value
         return Shaped(advantage, tuple(after), info)
 
     def __repr__(self) -> str:
@@ -261,6 +263,13 @@ class MeanOne:
             raise ValueError(f"MeanOne needs a positive mean multiplier, got {float(mean)}")
         shaped = torch.where(votes, (shaped.double() / mean).to(shaped.dtype), shaped)
         return Shaped(shaped, after, info | {"mean_one/mean": mean.to(advantage.dtype)})
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return the name, numbered from 2 on if it is taken: ``uadt_2``, ``uadt_3``."""
+    stem = re.sub(r"_\d+$", "", name)
+    numbered = (f"{stem}_{number}" for number in count(2))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
 
 
 def _check_shaping(shaping: object, wanted_by: str) -> None:
