@@ -108,7 +108,7 @@ def examine(path: Sequence[str] | None = None) -> list[Finding]:
         One finding a stack, in the order of `STACKS`.
 
     Example:
-        >>> [finding.state for finding in examine(path=[])][:2]  # nothing is installed nowhere
+        >>> [finding.state for finding in examine(path=[])[:2]]  # nothing is installed nowhere
         ['absent', 'absent']
     """
     where = sys.path if path is None else list(path)
