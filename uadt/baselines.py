@@ -255,7 +255,8 @@ def weighted_reinforce(
         reward: One number a completion.
         positive: $w^+$, not negative. The paper uses 0.1.
         negative: $w^-$, not negative.
-        correct_above: c, the reward that a right completion exceeds.
+        correct_above: c, the reward that a right completion exceeds; 0.5 is *ours* and fits
+            rewards of 0 and 1.
         keep: True where a row counts; all by default.
 
     Returns:

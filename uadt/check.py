@@ -36,10 +36,10 @@ def check_rollout(advantage: Advantage, rollout: Rollout, *, group_centred: bool
     as stacks leave it. Units, temperature and alignment show because
     $\mathbb{E}[-\log p_t(y_t)] = H_t$ at every position, whatever came before: the sums
     $\sum_t d_t$ and $\sum_t d_t (H_t - \bar{H})$ of $d_t = -\log p_t(y_t) - H_t$ must stay within
-    five standard deviations by Bernstein's inequality, $P \le 2 e^{-25/2}$: an honest rollout
-    exceeds that less than once in a hundred thousand times. The variance is bounded through the
-    entropy, generously, so that it takes some thousand tokens to be sure; with
-    ``extra={"varentropy": ...}`` from `token_statistics` it is known, and far fewer do.
+    five standard deviations. By Bernstein's inequality each exceeds them with a probability of
+    at most $2 e^{-25/2}$: in less than one of a hundred thousand honest rollouts. The variance is
+    bounded through the entropy, generously, so that it takes some thousand tokens to be sure;
+    with ``extra={"varentropy": ...}`` from `token_statistics` it is known, and far fewer do.
 
     Args:
         advantage: The advantages of the step, one number a completion or a token, before any
