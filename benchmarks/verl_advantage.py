@@ -20,7 +20,6 @@ os.environ.setdefault("VERL_PLATFORM", "cpu")
 import ray
 import torch
 import transfer_queue as tq
-import verl  # noqa: F401 - first: it sets the shims of the CPU platform
 from hydra import compose, initialize_config_module
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta

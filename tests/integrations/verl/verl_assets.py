@@ -29,7 +29,7 @@ VISION_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video
 
 
 def make_text(folder: Path) -> Path:
-    """Write a Qwen2 of 0.1 million parameters over bytes, and sums of digits."""
+    """Write a Qwen2 of 0.3 million parameters over bytes, and sums of digits."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = _tokenizer(TEXT_TOKENS)
@@ -37,7 +37,7 @@ def make_text(folder: Path) -> Path:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer),  # verl masks surplus ids in the rollout only
-        hidden_size=64,
+        hidden_size=128,  # four heads of 32: vLLM on a CPU knows no smaller ones
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -7,6 +7,7 @@
 import contextlib
 import os
 from collections.abc import Generator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -92,7 +93,10 @@ class CpuPlatform(PlatformBase):
         return False  # weights go to vLLM through shared memory
 
     def rollout_env_vars(self) -> dict[str, str]:
+        startup = str(Path(__file__).with_name("startup"))
+        path = os.environ.get("PYTHONPATH")
         return {
+            "PYTHONPATH": f"{startup}{os.pathsep}{path}" if path else startup,
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

@@ -9,7 +9,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -33,7 +33,7 @@ def timeout_seconds() -> float:
 
 def install() -> None:
     """Set the repairs that must be there before other packages are imported; idempotent."""
-    for finder in (_VllmMetadata(), _TorchvisionSchemas()):
+    for finder in (_VllmMetadata(), _TorchvisionSchemas(), _BrokenIsAbsent()):
         if not any(isinstance(present, type(finder)) for present in sys.meta_path):
             sys.meta_path.insert(0, finder)
 
@@ -168,6 +168,35 @@ class _TorchvisionSchemas(MetaPathFinder):
                     signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
                     self.library.define(name + signature)
         return None
+
+
+class _BrokenIsAbsent(MetaPathFinder):
+    """A CUDA build of torchcodec or torchaudio beside a CPU torch raises OSError when imported.
+
+    Packages that can do without them, vLLM among them, expect an ImportError.
+    """
+
+    names = ("torchaudio", "torchcodec")
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in self.names:
+            return None
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is None or spec.loader is None:
+            return None
+        load: Callable[[ModuleType], None] = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            try:
+                load(module)
+            except (OSError, RuntimeError) as error:
+                raise ImportError(f"{fullname} cannot be loaded: {error}") from error
+
+        loader: Any = spec.loader
+        loader.exec_module = exec_module
+        return spec
 
 
 def _is_cuda_build(init: Path) -> bool:
