@@ -158,10 +158,11 @@ def _set_token(
         value = value + k.at_possible * (chosen > -math.inf)
     if k.at_top is not None:
         value = value + k.at_top * (chosen == moments.top)
-    index = index.unsqueeze(-1)
-    kept = (known & ~is_broken(moments)).unsqueeze(-1)
-    value = torch.where(kept, value.to(out.dtype).unsqueeze(-1), out.gather(-1, index))
-    out.scatter_(-1, index, value)
+    rows, index = out.view(-1, out.shape[-1]), index.reshape(-1)
+    place = (torch.arange(len(rows), device=out.device), index)
+    kept = (known & ~is_broken(moments)).reshape(-1)
+    value = torch.where(kept, value.reshape(-1).to(out.dtype), rows[place])
+    rows.index_put_(place, value)  # scatter_ would convert the whole of a half precision tensor
 
 
 def slabs(x: Tensor) -> list[Tensor]:
