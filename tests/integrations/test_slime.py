@@ -1,0 +1,82 @@
+"""slime 0.3.1: its own advantages and its loading of functions, on two ranks over gloo.
+
+slime is not in a package index. ``SLIME_SOURCE`` names a checkout of THUDM/slime@624b824. Whole
+trainings need Megatron and SGLang on GPUs, and were not run.
+"""
+
+import json
+import math
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integrations.environments import ROOT, environment, run
+
+pytestmark = pytest.mark.matrix
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    source = os.environ.get("SLIME_SOURCE")
+    if not source:
+        pytest.skip("SLIME_SOURCE names no checkout of slime")
+    python = environment("slime", alone=("megatron-core==0.16.1",))
+    out = tmp_path_factory.mktemp("slime") / "found"
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    path = os.pathsep.join([str(ROOT), source])
+    run(
+        python,
+        *(*launcher, "--module", "tests.integrations.slime_run", str(out)),
+        variables={"PYTHONPATH": path},
+    )
+    return [json.loads(Path(f"{out}.{rank}").read_text()) for rank in (0, 1)]
+
+
+def test_strength_zero_is_slime_itself(found: list[Found]) -> None:
+    for rank in found:
+        assert rank["zero"]["advantages"] == rank["stock"]["advantages"]
+        assert rank["whitened_zero"]["advantages"] == rank["whitened"]["advantages"]
+
+
+def test_two_ranks_shape_as_one_by_hand(found: list[Found]) -> None:
+    u: list[float] = []
+    for rank in found:
+        data = rank["rollout"]
+        for entropy, mask in zip(data["entropy"], data["loss_masks"], strict=True):
+            chosen = [h for h, kept in zip(entropy, mask, strict=True) if kept]
+            u.append(sum(chosen) / len(chosen))
+    threshold = sum(u) / 3  # three completions; the mean of the ranks' means would be another
+    row = 0
+    for rank in found:
+        assert rank["shaped"]["state"] == [pytest.approx(threshold, abs=1e-5), 1]
+        before, after = rank["stock"]["advantages"], rank["shaped"]["advantages"]
+        for old, new, mask in zip(before, after, rank["rollout"]["loss_masks"], strict=True):
+            factor = math.tanh((u[row] - threshold) / threshold)
+            for a, b, kept in zip(new, old, mask, strict=True):
+                if kept:
+                    assert a == pytest.approx(b + 0.5 * factor * abs(b), abs=1e-5)
+            row += 1
+
+
+def test_the_path_of_a_custom_advantage_function(found: list[Found]) -> None:
+    for rank in found:
+        assert rank["own_function"]["advantages"] == rank["shaped"]["advantages"]
+        assert rank["own_function"]["returns"] == rank["stock"]["returns"]
+
+
+def test_a_resumed_run_goes_on_with_the_state(found: list[Found]) -> None:
+    for rank in found:
+        assert rank["resumed"]["state"] == rank["unbroken"]["state"]
+        assert rank["resumed"]["advantages"] == rank["unbroken"]["advantages"]
+
+
+def test_without_entropies_the_options_that_bring_them_are_named(found: list[Found]) -> None:
+    for rank in found:
+        assert "--use-rollout-entropy --get-mismatch-metrics" in rank["refused"]
