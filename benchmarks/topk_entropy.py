@@ -22,6 +22,7 @@ from torch import Tensor  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from uadt import token_entropy, topk_entropy  # noqa: E402
+from uadt.ragged import packed_mean  # noqa: E402
 
 TOKENS = 96
 TOPS = (5, 20, 50, 100)
@@ -81,19 +82,27 @@ def distributions(model, tokenizer, prompts: tuple[str, ...]) -> list[Tensor]:
     return found
 
 
-def errors(answers: list[Tensor], k: int, weight: float) -> tuple[Tensor, Tensor, int]:
-    """Return the errors of all tokens, those of the answers' means, and how many bounds failed."""
-    tokens: list[Tensor] = []
-    means: list[Tensor] = []
-    failed = 0
-    for logprobs in answers:
-        exact = token_entropy(logprobs)
-        bounds = topk_entropy(logprobs.topk(k).values, logprobs.shape[-1], weight=weight)
-        outside = (exact < bounds.lower - 1e-9) | (exact > bounds.upper + 1e-9)
-        failed += int(outside.sum())
-        tokens.append(bounds.estimate - exact)
-        means.append((bounds.estimate - exact).mean())
-    return torch.cat(tokens), torch.stack(means), failed
+class Answers:
+    """What is known of some answers, for each k: the entropy and its bounds, token by token."""
+
+    def __init__(self, logprobs: list[Tensor]) -> None:
+        """Compute what does not depend on the weight."""
+        self.lengths = torch.tensor([len(x) for x in logprobs])
+        self.exact = torch.cat([token_entropy(x) for x in logprobs])
+        self.bounds = {
+            k: topk_entropy(torch.cat([x.topk(k).values for x in logprobs]), logprobs[0].shape[-1])
+            for k in TOPS
+        }
+
+    def errors(self, k: int, weight: float) -> Tensor:
+        """Return the error of the estimate of each token."""
+        lower, upper, _ = self.bounds[k]
+        return lower + weight * (upper - lower) - self.exact
+
+    def outside(self, k: int) -> int:
+        """Count the tokens whose entropy is outside the bounds."""
+        lower, upper, _ = self.bounds[k]
+        return int(((self.exact < lower - 1e-9) | (self.exact > upper + 1e-9)).sum())
 
 
 def main() -> None:
@@ -101,28 +110,30 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, tokenizer = load()
-    calibration = distributions(model, tokenizer, CALIBRATION)
-    evaluation = distributions(model, tokenizer, EVALUATION)
+    calibration = Answers(distributions(model, tokenizer, CALIBRATION))
+    evaluation = Answers(distributions(model, tokenizer, EVALUATION))
     for name, answers in (("calibration", calibration), ("evaluation", evaluation)):
-        mean = torch.cat([token_entropy(a) for a in answers]).mean()
-        print(f"{name}: {sum(map(len, answers))} tokens, mean entropy {float(mean):.2f} nats")
+        print(
+            f"{name}: {len(answers.exact)} tokens, "
+            f"mean entropy {float(answers.exact.mean()):.2f} nats"
+        )
     print(f"\n**Error of the estimate, in nats** · {machine()}\n")
     print("| k | weight | on | mean | 95 % | largest | worst answer's mean | outside the bounds |")
     print("|---|---|---|---|---|---|---|---|")
     for k in TOPS:
         grid = [i / 100 for i in range(10, 61)]
-        best = min(grid, key=lambda w, k=k: float(errors(calibration, k, w)[0].abs().mean()))
+        best = min(grid, key=lambda w, k=k: float(calibration.errors(k, w).abs().mean()))
         for weight, name, answers in (
             (0.32, "calibration", calibration),
             (0.32, "evaluation", evaluation),
             (best, "evaluation", evaluation),
         ):
-            token, mean, failed = errors(answers, k, weight)
-            e = token.abs()
+            token = answers.errors(k, weight)
+            mean, e = packed_mean(token, answers.lengths), token.abs()
             print(
                 f"| {k} | {weight:.2f} | {name} | {float(e.mean()):.3f} | "
                 f"{float(e.quantile(0.95)):.2f} | {float(e.max()):.2f} | "
-                f"{float(mean.abs().max()):.3f} | {failed} |"
+                f"{float(mean.abs().max()):.3f} | {answers.outside(k)} |"
             )
 
 
