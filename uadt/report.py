@@ -276,7 +276,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
         figure, (axes,) = new_figure(4.2, 2.5)
         axes.plot(each, means, "o", ms=3, color=COLOURS["line"], alpha=0.35)
         axes.plot(each, _smooth(means), color=COLOURS["line"], lw=2)
-        axes.set_title(label)
+        axes.set_title(label, loc="left")
         axes.set_xlabel("step")
         parts.append(render(figure, label=f"{label} through the steps"))
     return '<div class="grid">' + "".join(f"<figure>{part}</figure>" for part in parts) + "</div>"
@@ -298,7 +298,7 @@ def _entropy(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
     axes.grid(visible=False)
     axes.set_xlabel("step")
     axes.set_ylabel("mean token entropy, nats")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=False)
     return f"<figure>{render(figure, label='Entropy histogram and threshold by step')}</figure>"
 
 
@@ -332,7 +332,7 @@ def _factor(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
     axes.set_ylim(-1.05, 1.05)
     axes.set_xlabel("mean token entropy U, nats")
     axes.set_ylabel("factor ω")
-    axes.legend(loc="lower right", markerscale=2)
+    axes.legend(loc="lower right", markerscale=2, frameon=False)
     return f"<figure>{render(figure, label='Factor against uncertainty')}</figure>"
 
 
@@ -347,7 +347,7 @@ def _quadrants(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
     figure, (axes,) = new_figure(4.2, 3.0)
     smooth = [_smooth(share) for share in shares]
     axes.stackplot(each, *smooth, colors=[COLOURS[name] for name in QUADRANTS], labels=QUADRANTS)
-    axes.set_title("Share of the completions")
+    axes.set_title("Share of the completions", loc="left")
     axes.set_xlabel("step")
     axes.set_ylim(0, 1)
     first = render(figure, label="Share of each quadrant by step")
@@ -361,7 +361,7 @@ def _quadrants(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
     axes.axvline(1, color=COLOURS["quiet"], lw=1)
     axes.set_yticks([3, 2, 1, 0], QUADRANTS)
     axes.set_ylim(-0.6, 3.6)
-    axes.set_title("Multiplier: median, and 5 to 95 %")
+    axes.set_title("Multiplier: median, and 5 to 95 %", loc="left")
     second = render(figure, label="Multiplier of each quadrant")
     key = "".join(
         f'<span><i style="background:{COLOURS[name]}"></i>{name}</span>' for name in QUADRANTS

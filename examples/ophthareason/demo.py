@@ -36,19 +36,13 @@ from rich.table import Table
 
 from examples.ophthareason.exam import sit, summary
 from examples.ophthareason.model import load
-from examples.ophthareason.real import read_real
+from examples.ophthareason.real import fit_lengths, read_real
 from examples.ophthareason.records import Item
 from examples.ophthareason.reinforce import ROLLOUTS, reinforce
 from examples.ophthareason.report import write_report
 from examples.ophthareason.settings import Settings, load_settings
-from examples.ophthareason.stages import (
-    STAGES,
-    claim,
-    draw_phantoms,
-    fine_tune,
-    read_split,
-    run_stages,
-)
+from examples.ophthareason.splits import draw_phantoms, read_split
+from examples.ophthareason.stages import STAGES, claim, fine_tune, run_stages
 
 __all__ = ["main", "run_demo"]
 
@@ -140,6 +134,8 @@ def run_demo(
         if data:
             practice, test, templated = read_real(data)
             start = fine_tune(settings, run, practice, start, display.tell)
+            fitted = fit_lengths(settings.reinforcement, start, [*practice, *test])
+            settings = replace(settings, reinforcement=fitted)
         else:
             practice = _phantoms(settings, run, "practice", display)
             test = _phantoms(settings, run, "test", display)
@@ -253,6 +249,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(told("DATA", "")) if told("DATA") else None
     )
+    parser.add_argument("--start", type=Path, default=CHECKPOINT, help="a stage-2 model")
     parser.add_argument("--rollout", choices=ROLLOUTS, default=told("ROLLOUT") or "transformers")
     parser.add_argument("--steps", type=int, default=int(told("STEPS") or 0))
     parser.add_argument("overrides", nargs="*", help="such as reinforcement.group=4")
@@ -267,6 +264,7 @@ def main() -> None:
             all_stages=given.stages == "all",
             data=given.data,
             rollout=given.rollout,
+            start=given.start,
         )
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from here")

@@ -7,12 +7,16 @@ medicine; each such item says so in its title, and the report says how many ther
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from examples.ophthareason.lessons import Batches
 from examples.ophthareason.loading import read_records
+from examples.ophthareason.model import load
 from examples.ophthareason.records import Item
+from examples.ophthareason.settings import Reinforcement
 from examples.ophthareason.tasks import weighed
 
-__all__ = ["TEMPLATED", "read_real", "with_templates"]
+__all__ = ["TEMPLATED", "fit_lengths", "read_real", "with_templates"]
 
 TEMPLATED = "TEMPLATED trace and caption, made from the record's own labels"
 
@@ -71,4 +75,33 @@ def with_templates(item: Item) -> Item:
         reason=item.reason or thought,
         caption=item.caption or f"{item.modality}: {said}.",
         title=TEMPLATED,
+    )
+
+
+def fit_lengths(settings: Reinforcement, model: Path, items: list[Item]) -> Reinforcement:
+    """Make room for prompts and answers that are longer than those of the phantoms.
+
+    Args:
+        settings: The numbers of stage 3.
+        model: The model whose tokenizer counts.
+        items: All items of the run.
+
+    Returns:
+        The same numbers, with ``max_prompt_tokens`` and ``max_new_tokens`` large enough for every
+        item; an image is counted as the most tokens that the image processor gives it.
+    """
+    _, processor = load(model)
+    batches = Batches(processor)
+    sizes: Any = processor.image_processor.size
+    pixels = sizes["longest_edge"]
+    prompts = [
+        len(batches.prompt_ids(item.prompt, len(item.images)))
+        + len(item.images) * (pixels // 28**2 - 1)
+        for item in items
+    ]
+    answers = [len(batches.tokenizer.encode(item.reason + item.answer)) + 8 for item in items]
+    return replace(
+        settings,
+        max_prompt_tokens=max(settings.max_prompt_tokens, *prompts),
+        max_new_tokens=max(settings.max_new_tokens, *answers),
     )

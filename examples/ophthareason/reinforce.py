@@ -18,7 +18,7 @@ from typing import Any
 
 from examples.ophthareason.records import Item
 from examples.ophthareason.settings import Reinforcement
-from examples.ophthareason.stages import Tell
+from examples.ophthareason.splits import Tell
 from examples.ophthareason.writers import write_verl_parquet
 
 __all__ = ["ROLLOUTS", "command", "diagnostics", "metrics", "reinforce", "trained_model"]

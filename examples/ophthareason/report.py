@@ -17,7 +17,7 @@ from examples.ophthareason.exam import summary
 from examples.ophthareason.records import Item
 from examples.ophthareason.reinforce import diagnostics
 from examples.ophthareason.settings import Settings, load_settings
-from examples.ophthareason.stages import read_split
+from examples.ophthareason.splits import read_split
 from uadt.report import Section, report
 
 __all__ = ["write_report"]

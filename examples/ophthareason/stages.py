@@ -2,7 +2,7 @@
 # (the annotations of transformers' trainer and models are partial)
 """Everything before reinforcement learning, by one command.
 
-    python -m examples.ophthareason.stages CONFIG --run DIR [name=value …]
+    python -m examples.ophthareason.stages CONFIG --run DIR [--keep DIR] [name=value …]
 
 Phantoms are drawn; encoder and language model are pretrained apart (they stand for the pretrained
 halves of a real model); stage 1 aligns them with the language model frozen; stage 2 fine-tunes on
@@ -11,8 +11,10 @@ and is not run again; one that was interrupted goes on from its last checkpoint.
 """
 
 import argparse
+import hashlib
 import json
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import transformers
 from torch import nn
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
@@ -45,85 +47,22 @@ from examples.ophthareason.lessons import (
     finetuning_lesson,
     language_lesson,
 )
-from examples.ophthareason.loading import read_records
 from examples.ophthareason.model import build_model, build_processor, fit_projector, load, save
 from examples.ophthareason.records import Item
 from examples.ophthareason.settings import Settings, Stage, load_settings, save_settings
-from examples.ophthareason.tasks import pose, record
+from examples.ophthareason.splits import Tell, draw_phantoms, read_split
 
 __all__ = [
-    "SPLITS",
     "STAGES",
-    "Tell",
     "claim",
-    "draw_phantoms",
     "fine_tune",
-    "read_split",
+    "keep",
     "run_stage",
     "run_stages",
 ]
 
 STAGES = ("vision", "language", "alignment", "finetuning")
 """The supervised stages in their order; each starts from the one before."""
-
-SPLITS = {"train": 0, "practice": 1_000_000, "test": 2_000_000}
-"""The seed of the first phantom of each split: no picture is in two of them."""
-
-Tell = Callable[[str, int, int, dict[str, float]], None]
-"""Called with a stage, its steps done, its steps in all and some numbers to show."""
-
-
-def draw_phantoms(settings: Settings, folder: Path, split: str, tell: Tell) -> Path:
-    """Draw one split as records with pictures; what is there already is kept.
-
-    Args:
-        settings: How many, and how difficult.
-        folder: Where the splits lie.
-        split: One of `SPLITS`.
-        tell: Told of every fiftieth picture.
-
-    Returns:
-        The file of records. Beside it lies ``cells.npy``: where each picture's lesions are.
-    """
-    count = {
-        "train": settings.train_items,
-        "practice": settings.rl_items,
-        "test": settings.test_items,
-    }[split]
-    target = folder / split / "records.json"
-    if target.is_file() and len(json.loads(target.read_text())) == count:
-        return target
-    pictures = target.parent / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    teacher = settings.teacher if split == "train" else None
-    side = settings.model.side
-    tasks = ("single_choice", "multiple_choice", "diagnosis")
-    records, cells = [], []
-    for place in range(count):
-        item = pose(
-            SPLITS[split] + 10_000_000 * settings.seed + place,
-            teacher=teacher,
-            task=tasks[place % 3],
-            size=side,
-            difficulty=settings.difficulty,
-        )
-        name = f"pictures/{place:05d}.png"
-        Image.fromarray(item.phantom.image).save(target.parent / name, compress_level=1)
-        records.append(record(item, name, split=split, taught=split == "train"))
-        cells.append(item.phantom.cells(side // 28))
-        if place % 50 == 49:
-            tell(f"phantoms: {split}", place + 1, count, {})
-    np.save(target.parent / "cells.npy", np.stack(cells))
-    part = target.with_suffix(".part")
-    part.write_text(json.dumps(records, indent=1))
-    part.replace(target)
-    tell(f"phantoms: {split}", count, count, {})
-    return target
-
-
-def read_split(folder: Path, split: str) -> list[Item]:
-    """Read the items of one split."""
-    return list(read_records(folder / split / "records.json", split=split))
 
 
 def run_stage(
@@ -352,6 +291,33 @@ def claim(settings: Settings, run: Path) -> None:
         save_settings(settings, path)
 
 
+def keep(run: Path, folder: Path, *, command: str) -> None:
+    """Write the stage-2 model in half precision, with what is needed to make it again.
+
+    Args:
+        run: The folder of a finished run.
+        folder: Where the model goes; ``provenance.json`` lies beside its weights.
+        command: The command that made it.
+    """
+    model, processor = load(run / STAGES[-1] / "model")
+    save(model.half(), processor, folder)
+    code = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    weights = (folder / "model.safetensors").read_bytes()
+    done = {stage: json.loads((run / stage / "done.json").read_text()) for stage in STAGES}
+    provenance = {
+        "made by": command,
+        "commit": code.stdout.strip() or "unknown",
+        "settings": asdict(load_settings(run / "settings.yaml")),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "sha256 of model.safetensors": hashlib.sha256(weights).hexdigest(),
+        "stages": done,
+        "note": "Learnt from synthetic phantoms only. Research software, not for clinical use.",
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
+
+
 class _Teller(TrainerCallback):
     """Hands the trainer's log lines on."""
 
@@ -376,6 +342,7 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="a YAML file of settings")
     parser.add_argument("--run", type=Path, required=True, help="the folder of the run")
     parser.add_argument("overrides", nargs="*", help="such as finetuning.steps=10")
+    parser.add_argument("--keep", type=Path, help="also write the model here, in half precision")
     given = parser.parse_intermixed_args()
     settings = load_settings(given.config, given.overrides)
     began = time.monotonic()
@@ -390,6 +357,9 @@ def main() -> None:
         print(f"{seconds:7.1f} s  {stage} {done}/{total}", _shown(numbers), file=sys.stderr)
 
     folder = run_stages(settings, given.run, tell)
+    if given.keep:
+        words = ["python -m examples.ophthareason.stages", *sys.argv[1:]]
+        keep(given.run, given.keep, command=" ".join(words))
     print(json.dumps(json.loads((folder.parent / "done.json").read_text()), indent=1))
 
 

@@ -1,0 +1,116 @@
+"""``make demo``, shortened: from the shipped checkpoint through verl, Ray and real rollouts.
+
+One run is killed in the middle of stage 3 and started again; everything is asked of what it left.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.ophthareason.demo import CHECKPOINT
+from examples.ophthareason.reinforce import command, diagnostics, metrics, trained_model
+from examples.ophthareason.settings import Reinforcement
+
+STEPS = 3
+PATIENCE = 600.0
+pytestmark = [
+    pytest.mark.timeout(2 * PATIENCE),
+    pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="the stage-2 checkpoint is not there"),
+]
+
+
+def start(run: Path, log: Path) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-m", "examples.ophthareason.demo", "--run", str(run)]
+    words += ["--steps", str(STEPS), "rl_items=8", "test_items=9"]
+    words += ["reinforcement.prompts=2", "reinforcement.group=2"]
+    words += ["reinforcement.checkpoint_every=1", "reinforcement.warmup=1"]
+    with log.open("ab") as output:
+        return subprocess.Popen(words, stdout=output, stderr=output, env=dict(os.environ))
+
+
+def wait_for(condition: Any, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, log.read_text(errors="replace")[-4000:]
+        assert time.monotonic() < end, log.read_text(errors="replace")[-4000:]
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    run, log = folder / "run", folder / "log"
+    tracker = run / "reinforcement" / "checkpoints" / "latest_checkpointed_iteration.txt"
+    process = start(run, log)
+    wait_for(tracker.is_file, process, log)
+    process.send_signal(signal.SIGKILL)  # no chance to tidy up: verl goes on without it
+    process.wait()
+    process = start(run, log)
+    process.wait(timeout=PATIENCE)
+    assert process.returncode == 0, log.read_text(errors="replace")[-4000:]
+    return run
+
+
+def test_the_run_went_on_where_it_was_killed(run: Path) -> None:
+    folder = run / "reinforcement"
+    assert list(metrics(folder)) == list(range(1, STEPS + 1))
+    attempts = sorted(folder.glob("metrics-*.jsonl"))
+    assert len(attempts) == 2
+    first = json.loads(attempts[1].read_text().splitlines()[0])
+    assert first["step"] > 1
+    assert (trained_model(folder, STEPS) / "model.safetensors").is_file()
+
+
+def test_every_completion_is_accounted_for(run: Path) -> None:
+    rows = diagnostics(run / "reinforcement")
+    assert [row["step"] for row in rows] == [step for step in (1, 2, 3) for _ in range(4)]
+    for row in rows:
+        assert row["reward"] in (0.0, 1.0, 2.0)
+        assert -1 <= row["uadt/factor"] <= 1
+        # A' = A + λ ω |A| with λ = 0.5, the shipped strength
+        expected = row["advantage"] + 0.5 * row["uadt/factor"] * abs(row["advantage"])
+        assert row["shaped_advantage"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_threshold_follows_the_uncertainty_across_the_interruption(run: Path) -> None:
+    # τ is used before it is moved: τ_1 = U_1, τ_{s+1} = 0.9 τ_s + 0.1 U_s.
+    rows = diagnostics(run / "reinforcement")
+    means = {
+        step: sum(row["uadt/uncertainty"] for row in rows if row["step"] == step) / 4
+        for step in range(1, STEPS + 1)
+    }
+    used = {row["step"]: row["uadt/threshold"] for row in rows}
+    assert used[1] == pytest.approx(means[1], rel=1e-4)
+    tau = means[1]
+    for step in range(2, STEPS + 1):
+        assert used[step] == pytest.approx(tau, rel=1e-4)
+        tau = 0.9 * tau + 0.1 * means[step]
+
+
+def test_the_folder_holds_what_a_reader_needs(run: Path) -> None:
+    for name in ("settings.yaml", "environment.json", "metrics.jsonl", "report.html"):
+        assert (run / name).is_file()
+    answers = json.loads((run / "predictions" / "after-greedy.json").read_text())
+    assert len(answers) == 9
+    page = (run / "report.html").read_text()
+    for words in ("Before and after stage 3", "The four quadrants", "synthetic", "clinical"):
+        assert words in page
+    assert page.count('class="card"') >= 3
+
+
+def test_the_command_can_be_run_by_hand(run: Path) -> None:
+    words = (run / "reinforcement" / "command.txt").read_text()
+    assert words.startswith("VERL_PLATFORM=cpu ")
+    assert "uadt.strength=0.5" in words
+
+
+def test_an_unknown_rollout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rollout must be one of"):
+        command(Reinforcement(), model=tmp_path, folder=tmp_path, rollout="telepathy")
