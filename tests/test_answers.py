@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uadt.answers import (
@@ -112,6 +112,7 @@ def test_lenient_reading_takes_the_last_answer_after_the_thought(
     assert find_answer(text, lenient=True) == answer
 
 
+@settings(deadline=None)
 @given(
     st.text(st.characters(exclude_characters="<")), st.text(st.characters(exclude_characters="<"))
 )
@@ -121,6 +122,7 @@ def test_what_is_put_in_comes_out(think: str, answer: str) -> None:
     assert find_answer(text, lenient=True) == answer.strip()
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_reading_is_total_and_strict_agrees_with_lenient(text: str) -> None:
     parsed = parse_completion(text)
@@ -134,6 +136,7 @@ def test_reading_is_total_and_strict_agrees_with_lenient(text: str) -> None:
         assert len(read(text)) <= 18 * len(text)  # no compatibility form is longer than 18 letters
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_any_further_tag_breaks_the_form(text: str) -> None:
     well_formed = "<think>t</think><answer>B</answer>"
@@ -166,6 +169,7 @@ def test_what_surrounds_an_answer_goes(answer: str, cleaned: str) -> None:
     assert clean_answer(answer) == cleaned
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_folding_twice_is_folding_once(text: str) -> None:
     assert fold(fold(text)) == fold(text)

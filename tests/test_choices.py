@@ -1,7 +1,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_answers import TEXTS
@@ -113,6 +113,7 @@ def test_an_answer_over_the_limit_names_nothing() -> None:
     assert read_verdict("true" + " " * MAX_ANSWER) is None
 
 
+@settings(deadline=None)
 @given(st.sets(st.sampled_from("ABCDEFGH"), min_size=1), st.randoms())
 def test_order_case_blanks_and_repetition_do_not_matter(letters: set[str], random: Random) -> None:
     written = sorted(letters) * 2
@@ -121,6 +122,7 @@ def test_order_case_blanks_and_repetition_do_not_matter(letters: set[str], rando
     assert read_letters(text) == letters
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_reading_a_choice_is_total(text: str) -> None:
     for options in (None, OPTIONS):

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_answers import TEXTS
@@ -144,6 +144,7 @@ def test_a_side_is_read() -> None:
     assert parse_diagnosis("uveitis, left eye and right eye") == Diagnosis("uveitis", "both")
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_reading_a_diagnosis_is_total(text: str) -> None:
     parsed = parse_diagnosis(text)
@@ -151,6 +152,7 @@ def test_reading_a_diagnosis_is_total(text: str) -> None:
     assert same_diagnosis(text, text) == bool(parsed.name)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(NAMES), st.sampled_from(["the {}", "{}.", " {} ", "{} OS", "Diagnosis: {}"]))
 def test_what_stands_around_a_name_does_not_matter(name: str, around: str) -> None:
     assert same_diagnosis(around.format(name), name)

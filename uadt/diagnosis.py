@@ -63,6 +63,17 @@ class Diagnosis(NamedTuple):
     side: str | None
     """``"left"``, ``"right"``, ``"both"``, ``"one"``, or ``None`` where no side is given."""
 
+    def agrees(self, other: "Diagnosis") -> bool:
+        """Return whether two diagnoses have one name, and sides that do not contradict each other.
+
+        Args:
+            other: Another diagnosis.
+
+        Returns:
+            Whether they agree; an empty name agrees with nothing.
+        """
+        return self.name == other.name != "" and _sides_agree(self.side, other.side)
+
 
 def normalise(text: str) -> str:
     """Reduce a name to words that do not depend on how it is written.
@@ -249,6 +260,5 @@ def same_diagnosis(answer: str, truth: str, *, synonyms: Mapping[str, str] | Non
         >>> same_diagnosis("CRAO, left eye", "CRAO, right eye")
         False
     """
-    one = parse_diagnosis(answer, synonyms=synonyms)
-    other = parse_diagnosis(truth, synonyms=synonyms)
-    return one.name == other.name != "" and _sides_agree(one.side, other.side)
+    named = parse_diagnosis(answer, synonyms=synonyms)
+    return named.agrees(parse_diagnosis(truth, synonyms=synonyms))

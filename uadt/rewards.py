@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from uadt.answers import MAX_ANSWER, clean_answer, find_answer, parse_completion, tag_counts
 from uadt.choices import Options, read_letters, read_verdict
-from uadt.diagnosis import parse_diagnosis, same_diagnosis
+from uadt.diagnosis import parse_diagnosis
 
 __all__ = [
     "Matcher",
@@ -232,17 +232,17 @@ def diagnosis(
         >>> diagnosis("<think>…</think><answer>CRAO</answer>", "Central retinal artery occlusion")
         1.0
     """
-    if not parse_diagnosis(truth, synonyms=synonyms).name:
+    right = parse_diagnosis(truth, synonyms=synonyms)
+    if not right.name:
         raise ValueError(
             f"a reference of diagnosis must be a name within {MAX_ANSWER} characters, "
             f"got {truth[:80]!r}"
         )
     answer = clean_answer(find_answer(text, lenient=lenient) or "")
-    if not parse_diagnosis(answer, synonyms=synonyms).name:
-        return 0.0
-    if same_diagnosis(answer, truth, synonyms=synonyms):
+    named = parse_diagnosis(answer, synonyms=synonyms)
+    if named.agrees(right):
         return 1.0
-    return 0.0 if matcher is None else _judged(matcher, answer, truth)
+    return 0.0 if matcher is None or not named.name else _judged(matcher, answer, truth)
 
 
 def check_reference(truth: str, *, task: Task, options: Options | None = None) -> None:
