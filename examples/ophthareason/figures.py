@@ -30,6 +30,7 @@ def accuracy_figure(summaries: Sequence[Summary]) -> Figure:
     axes = figure.add_subplot()
     width = 0.8 / len(summaries)
     for place, one in enumerate(summaries):
+        label: str | None = one.model  # once a model
         for x, kind in enumerate(kinds):
             interval = one.groups[("kind",)].get((kind,), {}).get("accuracy")
             if interval is None:
@@ -44,8 +45,9 @@ def accuracy_figure(summaries: Sequence[Summary]) -> Figure:
                 capsize=3,
                 ecolor=_INK,
                 color=_MODELS[place % len(_MODELS)],
-                label=one.model if x == 0 else None,
+                label=label,
             )
+            label = None
     axes.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds])
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy, %, with 95 % interval")

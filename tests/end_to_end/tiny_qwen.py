@@ -63,7 +63,7 @@ def make_tiny_qwen(folder: Path, *, seed: int = 0, repetition_penalty: float | N
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     text: Any = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 64,
+        "hidden_size": 128,  # 32 a head: vLLM on a CPU has no smaller
         "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -74,7 +74,7 @@ def make_tiny_qwen(folder: Path, *, seed: int = 0, repetition_penalty: float | N
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 10000.0,
-            "mrope_section": [2, 3, 3],
+            "mrope_section": [4, 6, 6],
         },
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -85,7 +85,7 @@ def make_tiny_qwen(folder: Path, *, seed: int = 0, repetition_penalty: float | N
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_heads": 2,
-        "out_hidden_size": 64,
+        "out_hidden_size": 128,
         "patch_size": 14,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
