@@ -65,6 +65,7 @@ def check_rollout(advantage: Advantage, rollout: Rollout, *, group_centred: bool
         *_wrong_values(rollout),
         *_wrong_places("entropy", rollout.entropy, rollout.mask),
         *_wrong_places("logprob", rollout.logprob, rollout.mask),
+        *_wrong_padding(rollout),
         *_wrong_distribution(rollout),
         *_wrong_advantages(advantage, rollout, group_centred),
     ]
@@ -131,15 +132,25 @@ def _wrong_places(name: str, values: Tensor | None, mask: Tensor) -> Iterator[st
             "end-of-sequence token left out, which the policy chose too"
         )
         return
-    # A sure policy ends in true zeros too, "</answer>" and the like, but not at one place for all
-    # rows after tails of different lengths.
-    dead = int(over.clamp(min=0).sum())
-    rectangle = _all(last_m, int(last_m[0])) and int(over.max() - over.min()) > 1
-    constant = row_numbers(_constant_tail(values[both], mask[both], last_m) > 3)
-    if constant or (rectangle and dead * 10 >= int(mask.sum())):
+
+
+def _wrong_padding(rollout: Rollout) -> Iterator[str]:
+    """Look for a mask that ends at one place for all rows, where the values end at many."""
+    signals = [x for x in (rollout.entropy, rollout.logprob) if x is not None]
+    if not signals or rollout.mask.shape[-1] == 0:
+        return
+    alive = torch.stack([(x != 0) & ~x.isnan() for x in signals]).any(dim=0)
+    both = rollout.mask.any(dim=-1) & alive.any(dim=-1)
+    if not bool(both.any()):
+        return
+    last_m, last_a = _ends(rollout.mask[both])[1], _ends(alive[both])[1]
+    dead = last_m - last_a
+    # A sure policy ends in true zeros too, "</answer>" and the like: hence the two conditions.
+    rectangle = _all(last_m, int(last_m[0])) and int(dead.max() - dead.min()) > 1
+    if rectangle and int(dead.sum()) * 10 >= int(rollout.mask.sum()):
         yield (
-            f"padding counts: mask is True at {dead} positions after the last value of "
-            f"{name} that is not 0 or NaN, and {len(constant)} rows end in one value repeated"
+            f"padding counts: mask ends at the same place in every row, and is True at "
+            f"{int(dead.sum())} positions behind the last value that is not 0 or NaN"
         )
 
 
@@ -252,16 +263,6 @@ def _ends(where: Tensor) -> tuple[Tensor, Tensor]:
         numbers.masked_fill(~where, where.shape[-1]).amin(dim=-1),
         numbers.masked_fill(~where, -1).amax(dim=-1),
     )
-
-
-def _constant_tail(values: Tensor, mask: Tensor, last: Tensor) -> Tensor:
-    """Count how often the last counted value, if not about 0, repeats; 0 if it fills the row."""
-    value = values.gather(-1, last.unsqueeze(-1))
-    other = mask & (values != value)
-    before = _ends(other | (torch.arange(mask.shape[-1], device=mask.device) == 0))[1]
-    # Near 0, kernels round to a grid, and a sure policy repeats itself on it.
-    alone = ~other.any(dim=-1) | ~(value.squeeze(-1).abs() > 0.01)
-    return (last - before).masked_fill(alone, 0)
 
 
 def _all(values: Tensor, value: int) -> bool:
