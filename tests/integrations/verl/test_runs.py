@@ -96,7 +96,7 @@ def test_the_entropies_are_those_of_the_weights_in_float64(
         for record in unbroken.diagnostics[step]:
             expected = entropies_in_float64(weights, record["prompts"], record["responses"])
             found = torch.tensor(record["entropies"], dtype=torch.float64)
-            torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+            torch.testing.assert_close(found, expected, atol=5e-6, rtol=0)
 
 
 def entropies_in_float64(weights: Path, prompt: list[int], response: list[int]) -> torch.Tensor:
