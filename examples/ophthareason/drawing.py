@@ -5,7 +5,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from examples.ophthareason.exam import summary
+from examples.ophthareason.exam import paired, summary
 from examples.ophthareason.records import Item
 from uadt.answers import parse_completion
 from uadt.report import COLOURS, new_figure, render
@@ -61,16 +61,31 @@ def results_table(before: Answers, after: Answers) -> str:
     for how in ("greedy", "sampled"):
         old, new, floor = summary(before[how]), summary(after[how]), summary(after["swapped"])
         for task in old:
+            was, now = (
+                [answer for answer in answers[how] if task in ("all", answer["task"])]
+                for answers in (before, after)
+            )
             cells = [how, NAMES.get(task, task), f"{old[task]['n']:.0f}"]
             cells += [
                 f"{s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
                 for s in (old[task], new[task])
             ]
+            cells += ["{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired(was, now))]
             cells += [f"{floor[task]['accuracy']:.3f}"]
             cells += [f"{old[task]['format']:.3f} → {new[task]['format']:.3f}"]
             cells += [f"{old[task]['tokens']:.1f} → {new[task]['tokens']:.1f}"]
             rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = ("answers", "task", "n", "before", "after", "swapped", "format", "tokens")
+    heads = (
+        "answers",
+        "task",
+        "n",
+        "before",
+        "after",
+        "gain, paired",
+        "swapped",
+        "format",
+        "tokens",
+    )
     head = "".join(f"<th>{name}</th>" for name in heads)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 

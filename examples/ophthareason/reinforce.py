@@ -5,6 +5,7 @@ on from verl's last checkpoint. Everything that decides the training is in the c
 written to ``command.txt``: it can be run by hand.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def reinforce(
                 tell("reinforcement", step, settings.steps, _shown(numbers))
             seen = len(lines)
     finally:
-        _end(process.pid)
+        _end(process.pid, lambda: process.poll() is None)
         process.wait()
     trained = trained_model(folder, settings.steps)
     if process.returncode or not trained.is_dir():
@@ -214,15 +215,16 @@ def _end_former(pid_file: Path) -> None:
     except OSError:
         words = b""
     if b"uadt.integrations.verl" in words:
-        _end(pid)
+        _end(pid, Path(f"/proc/{pid}").exists)
     pid_file.unlink()
 
 
-def _end(group: int) -> None:
-    for how, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
-        for _ in range(patience * 10):
-            try:
-                os.killpg(group, how)
-            except ProcessLookupError:
-                return
+def _end(group: int, alive: Callable[[], bool]) -> None:
+    """End a process group: ask its leader, wait, and let nothing of it live on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGTERM)
+        for _ in range(200):
+            if not alive():
+                break
             time.sleep(0.1)
+        os.killpg(group, signal.SIGKILL)

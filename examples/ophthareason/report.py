@@ -74,7 +74,6 @@ def write_report(
         "accuracy, sampled": f"{sampled[0]:.2f} → {sampled[1]:.2f}",
         "held-out items": f"{new['n']:.0f}",
         "λ, γ": f"{settings.reinforcement.strength}, {settings.reinforcement.decay}",
-        "rollout": environment["rollout"],
         "seed": str(settings.seed),
     }
     results = Section(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.ophthareason.exam import sit, summary
+from examples.ophthareason.exam import paired, sit, summary
 from examples.ophthareason.lessons import Batches, Lesson, ResponseLoss, finetuning_lesson
 from examples.ophthareason.model import (
     build_model,
@@ -290,3 +290,11 @@ def test_lengths_make_room_for_the_longest(run: Path, items: list[Item]) -> None
     fitted = fit_lengths(Reinforcement(), folder, [items[1], longer])
     assert fitted.max_new_tokens >= len(processor.tokenizer.encode(longer.reason))
     assert fitted.max_prompt_tokens == Reinforcement().max_prompt_tokens  # these are short
+
+
+def test_a_gain_is_paired_by_item() -> None:
+    was: list[dict[str, Any]] = [{"id": n, "accuracy": float(n < 5)} for n in range(10)]
+    mean, low, high = paired(was, was)
+    assert (mean, low, high) == (0.0, 0.0, 0.0)  # nothing changed, so nothing is uncertain
+    with pytest.raises(ValueError, match="the same items in the same order"):
+        paired(was, was[::-1])
