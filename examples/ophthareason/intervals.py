@@ -61,7 +61,7 @@ def bootstrap_mean(
         >>> bootstrap_mean([1, 1, 1], ["a", "b", "c"])._replace(low=None)  # Wilson: 1 / (1 + z²/3)
         Interval(mean=1.0, low=None, high=1.0, n=3, groups=3)
         >>> round(bootstrap_mean([1, 1, 1], ["a", "b", "c"]).low, 3)
-        0.438
+        0.439
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be within (0, 1), got {confidence}")
