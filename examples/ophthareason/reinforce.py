@@ -124,6 +124,9 @@ def reinforce(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     _end_former(folder / "process")
+    tracker = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+    if tracker.is_file() and int(tracker.read_text()) >= settings.steps:
+        return trained_model(folder, settings.steps)
     if not (folder / "train.parquet").is_file():
         write_verl_parquet(practice, folder / "train.parquet")
         write_verl_parquet(test, folder / "test.parquet")

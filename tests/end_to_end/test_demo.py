@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 
 from examples.ophthareason.demo import CHECKPOINT
-from examples.ophthareason.reinforce import command, diagnostics, metrics, trained_model
+from examples.ophthareason.reinforce import (
+    command,
+    diagnostics,
+    metrics,
+    reinforce,
+    trained_model,
+)
 from examples.ophthareason.settings import Reinforcement
 
 STEPS = 3
@@ -50,8 +56,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker = run / "reinforcement" / "checkpoints" / "latest_checkpointed_iteration.txt"
     process = start(run, log)
     wait_for(tracker.is_file, process, log)
-    process.send_signal(signal.SIGKILL)  # no chance to tidy up: verl goes on without it
+    process.send_signal(signal.SIGKILL)  # no chance to tidy up
     process.wait()
+    verl = int((run / "reinforcement" / "process").read_text())
+    os.killpg(verl, signal.SIGKILL)
     process = start(run, log)
     process.wait(timeout=PATIENCE)
     assert process.returncode == 0, log.read_text(errors="replace")[-4000:]
@@ -114,3 +122,17 @@ def test_the_command_can_be_run_by_hand(run: Path) -> None:
 def test_an_unknown_rollout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rollout must be one of"):
         command(Reinforcement(), model=tmp_path, folder=tmp_path, rollout="telepathy")
+
+
+def test_a_finished_stage_3_is_not_run_again(run: Path) -> None:
+    told: list[str] = []
+
+    def tell(stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
+        told.append(stage)
+
+    folder = run / "reinforcement"
+    again = reinforce(
+        Reinforcement(steps=STEPS), model=run, practice=[], test=[], folder=folder, tell=tell
+    )
+    assert again == trained_model(folder.resolve(), STEPS)
+    assert told == []
