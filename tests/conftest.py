@@ -7,8 +7,11 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("uadt", deadline=None)  # a slow machine is no fault
+settings.load_profile("uadt")
 
 
 @pytest.fixture
