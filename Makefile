@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 # Where torch comes from. Without an NVIDIA driver the CPU build is wanted: its index is asked first, and a
 # machine that cannot reach it takes what its own pip configuration offers. A GPU user gets PyPI's wheel.
-TORCH ?= torch==2.13.0
+TORCH ?= torch==2.13.0 torchvision==0.28.0
 ifeq ($(shell command -v nvidia-smi),)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 else
