@@ -91,7 +91,7 @@ def linear_statistics(
 def choose(logits: Tensor, *others: Tensor) -> str:
     """Name the path for tensors like these.
 
-    * inside ``torch.compile``: ``compiled``, whose formulas the surrounding compiler fuses;
+    * inside ``torch.compile``: ``plain``, whose formulas the surrounding compiler fuses;
     * float64, empty or small tensors, subclasses of Tensor (distributed, fake, functional
       transforms), and devices other than CPU and CUDA: ``plain``;
     * CUDA: ``one_pass`` where Triton is installed, else ``eager``;
@@ -117,7 +117,7 @@ def choose(logits: Tensor, *others: Tensor) -> str:
     if logits.numel() == 0:
         return "plain"
     if torch.compiler.is_compiling():
-        return "compiled"
+        return "plain"
     if any(type(t) not in (Tensor, torch.nn.Parameter) for t in tensors) or _in_transform():
         return "plain"
     on_gpu = logits.device.type == "cuda"

@@ -1,8 +1,7 @@
 """Any device, through ``torch.compile``: blocks of 2,048, whose moments are merged after.
 
 A flat formula would become one loop for the maximum and one for the sums, each over all rows;
-of a block, the second loop reads what the first left in the cache. Inside a function that is being
-compiled already, the same formulas are part of it.
+of a block, the second loop reads what the first left in the cache.
 """
 
 import functools
@@ -26,8 +25,7 @@ _NOTHING = -1000.0
 def moments(logits: Tensor, temperature: float, *, full: bool) -> Moments:
     """Return the moments of each row; see `uadt.kernels.eager.moments`."""
     scale = torch.tensor(_LOG2E / temperature, dtype=torch.float32, device=logits.device)
-    f = _parts if torch.compiler.is_compiling() else _compiled(_parts)
-    sums = f(logits.detach(), scale, full)
+    sums = _compiled(_parts)(logits.detach(), scale, full)
     ln2 = 1.0 / _LOG2E
     top, total, first, second, squares, drop, count = (s.double() for s in sums)
     parts = Moments(top, total, first * ln2, second * ln2**2, squares, drop / temperature, count)
@@ -44,8 +42,7 @@ def gradient(
     k2 = zero if k.k2 is None else k.k2 * ln2**2
     k3 = zero if k.k3 is None else k.k3
     columns = torch.stack([moments.top, k.k0, k.k1 * ln2, k2, k3]).float().unsqueeze(-1)
-    f = _write if torch.compiler.is_compiling() else _compiled(_write)
-    f(logits, columns, is_broken(moments).unsqueeze(-1), scale, out)
+    _compiled(_write)(logits, columns, is_broken(moments).unsqueeze(-1), scale, out)
 
 
 def prepare() -> None:

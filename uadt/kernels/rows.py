@@ -114,7 +114,7 @@ def refuse_second_derivative(
     gradients: Sequence[Tensor | None], inputs: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Let gradients depend on what they were computed from, in a way that raises when used."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled():
         return list(gradients)  # without create_graph=True nobody can ask for it
     given = [x for x in inputs if x is not None]
     return [None if g is None else _Once.apply(g, *given) for g in gradients]
