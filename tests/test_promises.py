@@ -86,7 +86,13 @@ def test_the_wheel_installs_into_an_empty_environment(tmp_path: Path) -> None:
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"uadt/py.typed", "uadt/ophthalmic_terms.json", "uadt/types.py"} <= names
+    assert {
+        "uadt/py.typed",
+        "uadt/ophthalmic_terms.json",
+        "uadt/templates/report.html",
+        "uadt/kernels/native.cpp",
+        "uadt/integrations/verl/config/uadt_ppo.yaml",
+    } <= names
     assert not [name for name in names if name.startswith(("tests/", "examples/", "docs/"))]
 
     venv.create(tmp_path / "empty", with_pip=True)
