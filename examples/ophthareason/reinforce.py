@@ -49,6 +49,9 @@ def command(
         raise ValueError(f"rollout must be one of {list(ROLLOUTS)}, got {rollout!r}")
     actor, server = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     length = settings.max_prompt_tokens + settings.max_new_tokens
+    size = settings.prompts * settings.group
+    # verl wants equal parts: the largest that divides the batch
+    part = max(n for n in range(1, min(size, settings.micro_batch) + 1) if size % n == 0)
     return [
         sys.executable,
         "-m",
@@ -65,15 +68,15 @@ def command(
         f"{actor}.optim.lr_warmup_steps={settings.warmup}",
         f"{actor}.optim.betas=[0.9,0.99]",
         f"{actor}.ppo_mini_batch_size={settings.prompts}",
-        f"{actor}.ppo_micro_batch_size_per_gpu={settings.micro_batch}",
+        f"{actor}.ppo_micro_batch_size_per_gpu={part}",
         f"{actor}.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
         f"{server}.name={rollout}",
         f"{server}.n={settings.group}",
         f"{server}.temperature={settings.temperature}",
         f"{server}.max_model_len={length}",
         f"{server}.max_num_batched_tokens={max(1024, length)}",
-        f"{server}.max_num_seqs={settings.prompts * settings.group}",
-        f"{server}.log_prob_micro_batch_size_per_gpu={settings.micro_batch}",
+        f"{server}.max_num_seqs={size}",
+        f"{server}.log_prob_micro_batch_size_per_gpu={part}",
         "reward.custom_reward_function.path=pkg://uadt.integrations.verl.rewards",
         "reward.custom_reward_function.name=compute_score",
         f"uadt.strength={settings.strength}",

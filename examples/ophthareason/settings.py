@@ -53,7 +53,7 @@ class Reinforcement:
     max_prompt_tokens: int = 160
     max_new_tokens: int = 48
     micro_batch: int = 64
-    """Completions in one forward pass; changes speed and memory, not the result."""
+    """At most so many completions in one forward pass: speed and memory, not the result."""
     temperature: float = 1.0
     checkpoint_every: int = 10
     strength: float = 0.5

@@ -136,3 +136,15 @@ def test_a_finished_stage_3_is_not_run_again(run: Path) -> None:
     )
     assert again == trained_model(folder.resolve(), STEPS)
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "group", "limit", "part"),
+    [(16, 8, 64, 64), (2, 2, 64, 4), (3, 5, 8, 5), (7, 1, 4, 1)],  # divisors of 128, 4, 15 and 7
+)
+def test_a_batch_is_cut_into_equal_parts(
+    prompts: int, group: int, limit: int, part: int, tmp_path: Path
+) -> None:
+    sizes = Reinforcement(prompts=prompts, group=group, micro_batch=limit)
+    words = command(sizes, model=tmp_path, folder=tmp_path)
+    assert f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={part}" in words
