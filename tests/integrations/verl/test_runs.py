@@ -163,7 +163,6 @@ def test_strength_zero_is_verls_own_grpo(text_assets: Path, folder: Path, tell: 
         assert record["shaped_advantages"] == record["advantages"]
 
 
-@pytest.mark.matrix
 def test_text_with_vllm_a_reference_validation_and_checkpoints(
     text_assets: Path, folder: Path, tell: Tell
 ) -> None:
