@@ -39,7 +39,11 @@ STACKS = (
         distribution="verl",
         tested="0.9.1",
         remedy='pip install "uadt[verl]"',
-        imports="import uadt.integrations.verl.plugin as p; p.register(); import verl",
+        imports=(
+            "import verl.trainer.ppo.v1; "
+            "from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY as known; "
+            "assert 'uadt_sync' in known, 'the plug-in did not register its trainer modes'"
+        ),
         entry_point=("verl.plugins", "uadt"),
     ),
     Stack(
@@ -69,7 +73,7 @@ STACKS = (
         distribution="openrlhf",
         tested="0.11.2",
         remedy="pip install openrlhf, in an environment of its own",
-        imports="import uadt.integrations.openrlhf",
+        imports="import openrlhf, uadt.integrations.openrlhf",
     ),
     Stack(
         name="slime",
