@@ -25,9 +25,11 @@ _VERDICTS = {
     **dict.fromkeys(("false", "f", "no", "n", "incorrect"), False),
 }
 _VERDICT = re.compile(r"[(\[]?([A-Za-z]+)[)\]]?(?=\s?(?:[.,;:!()\n–—-]|$))")
-# Words that contradict a verdict later on; "no" only where it stands alone: "True, no lesion".
+# Words that contradict a verdict later on; "no" and letters only where they stand alone: "True, no
+# lesion" and the end of "don't." contradict nothing.
 _LATER = re.compile(
-    r"\b(true|yes|correct|false|incorrect|no(?=\s?(?:[.,;:!\n]|$)))\b", re.IGNORECASE
+    r"\b(true|yes|correct|false|incorrect|(?:no|(?<!\w['’])[tfyn])(?=\s?(?:[.,;:!)\n]|$)))\b",
+    re.IGNORECASE,
 )
 
 
@@ -224,8 +226,9 @@ def read_verdict(answer: str, *, options: Options | None = None) -> bool | None:
     if letters is not None:
         verdicts = {meaning[letter] for letter in letters}
         return verdicts.pop() if len(verdicts) == len(letters) == 1 else None
-    if not known and (head := _FIRST.match(text)) and _VERDICT.match(text, head.end()):
-        text = text[head.end() :]
+    head = None if known else _FIRST.match(text)
+    if head and head.group(1).lower() not in _VERDICTS and _VERDICT.match(text, head.end()):
+        text = text[head.end() :]  # an option's letter; "T. F." has none
     match = _VERDICT.match(text)
     verdict = _VERDICTS.get(match.group(1).lower()) if match else None
     if match is None or verdict is None:
