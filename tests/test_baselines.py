@@ -107,6 +107,14 @@ def test_the_border_is_exact_at_every_tenth(quantile: float) -> None:
     assert torch.equal(quantile_advantage(reward, group, quantile=quantile), reward)
 
 
+@pytest.mark.parametrize(("quantile", "count"), [(0.07, 100), (0.14, 50)])
+def test_seven_hundredths_of_a_hundred_is_the_seventh(quantile: float, count: int) -> None:
+    assert quantile * count == 7.000000000000001  # in floating point: it must not be the eighth
+    reward = torch.arange(float(count))
+    group = torch.zeros(count, dtype=torch.int64)
+    assert torch.equal(quantile_advantage(reward, group, quantile=quantile), reward - 6)
+
+
 def test_quantiles_of_groups_of_different_sizes() -> None:
     # Group 1: 1 2 3 4, the median by count is 2; group 0: 5 9: 5; divided by sqrt(5/3) and sqrt 8.
     reward = torch.tensor([4.0, 9.0, 1.0, 2.0, 5.0, 3.0])

@@ -84,3 +84,12 @@ def test_wrong_lengths_are_named(lengths: list[float], words: str) -> None:
 def test_a_fraction_outside_its_range() -> None:
     with pytest.raises(ValueError, match=r"fraction must be within \(0, 1\], got 0.0"):
         ragged.packed_top_mean(torch.zeros(3), torch.tensor([3]), fraction=0.0)
+
+
+@pytest.mark.parametrize(("fraction", "tokens"), [(0.07, 100), (0.14, 50)])
+def test_seven_hundredths_of_a_hundred_are_seven(fraction: float, tokens: int) -> None:
+    assert fraction * tokens == 7.000000000000001  # in floating point: it must not become eight
+    top = ragged.packed_top_mean(
+        torch.arange(float(tokens)), torch.tensor([tokens]), fraction=fraction
+    )
+    assert top.item() == tokens - 4  # the mean of the seven largest is the fourth of them

@@ -59,9 +59,16 @@ def test_a_quantile_is_one_of_the_values() -> None:
         assert state == EmaState(expected, 5), quantile
 
 
-def test_seven_tenths_of_ten_values_is_the_seventh() -> None:
-    # 0.7 * 10 = 7.000000000000001 in floating point.
-    assert quantile_threshold(None, torch.arange(1.0, 11.0), quantile=0.7).threshold == 7.0
+@pytest.mark.parametrize(("quantile", "count"), [(0.07, 100), (0.14, 50)])
+def test_seven_hundredths_of_a_hundred_values_is_the_seventh(quantile: float, count: int) -> None:
+    assert quantile * count == 7.000000000000001  # in floating point: it must not be the eighth
+    values = torch.arange(1.0, count + 1.0)
+    assert quantile_threshold(None, values, quantile=quantile).threshold == 7.0
+
+
+def test_thresholds_by_task_want_a_completion() -> None:
+    with pytest.raises(ValueError, match="must hold at least one completion, got B = 0"):
+        per_task({"a": EmaState(0.4, 3)}, torch.zeros(0), [], SIBLINGS[0])
 
 
 def test_the_target_is_reached_in_a_steady_stream() -> None:

@@ -85,6 +85,51 @@ def test_the_error_survives_pickling() -> None:
     assert str(after) == str(MissingSignalError("entropy", "UADT"))
 
 
+def test_the_error_keeps_its_remedy_through_pickling() -> None:
+    before = MissingSignalError("entropy", "UADT", how="ask the trainer for it")
+    after: MissingSignalError = pickle.loads(pickle.dumps(before))
+    assert str(after) == "UADT needs the signal 'entropy', got None: ask the trainer for it"
+    assert (after.signal, after.wanted_by) == ("entropy", "UADT")
+    assert after.how == "ask the trainer for it"
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("name", ["entropy", "logprob", "self_certainty"])
+def test_a_nan_that_counts_names_the_shaping_the_signal_and_the_rows(name: str) -> None:
+    value = torch.tensor([[1.0, 2.0, NAN], [NAN, 2.0, 3.0]])  # row 0 only at its padding
+    more = {name: value} if name != "self_certainty" else {"extra": {name: value}}
+    rollout = Rollout(mask=MASK, **more)  # pyright: ignore[reportArgumentType] - by name
+    with pytest.raises(
+        ValueError,
+        match=rf"^SEED needs a finite '{name}' where mask is True, got NaN in rows \[1\]$",
+    ):
+        rollout.signal(name, wanted_by="SEED")
+
+
+def test_a_nan_of_surprisal_is_one_of_the_logprob() -> None:
+    rollout = Rollout(mask=MASK, logprob=torch.full((2, 3), NAN))
+    with pytest.raises(ValueError, match=r"needs a finite 'logprob' .*got NaN in rows \[0, 1\]"):
+        rollout.signal("surprisal", wanted_by="UADT")
+
+
+def test_an_entropy_is_finite_where_a_logprob_need_not_be() -> None:
+    value = torch.tensor([[-INF, -1.0, NAN], [-1.0, NAN, INF]])
+    rollout = Rollout(mask=MASK, entropy=value, logprob=value)
+    assert torch.equal(rollout.signal("logprob", wanted_by="x").isinf(), value.isinf())
+    with pytest.raises(ValueError, match=r"finite 'entropy' .*got infinity in rows \[0\]"):
+        rollout.signal("entropy", wanted_by="x")
+
+
+@pytest.mark.parametrize("filler", [NAN, INF])
+def test_padding_may_hold_anything(filler: float) -> None:
+    value = torch.ones(2, 3).masked_fill(~MASK, filler)
+    rollout = Rollout(mask=MASK, entropy=value, extra={"x": value, "y": torch.tensor([NAN, 1.0])})
+    for name in ("entropy", "x", "y"):  # y is one number a completion: the shaping's to judge
+        rollout.signal(name, wanted_by="UADT")
+
+
 @pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize(
     ("fields", "message"),

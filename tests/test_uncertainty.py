@@ -60,11 +60,18 @@ def test_the_top_fraction_is_rounded_up(fraction: float, expected: float) -> Non
     assert sequence_top_mean(VALUES, MASK, fraction=fraction)[0].item() == pytest.approx(expected)
 
 
-def test_seven_tenths_of_ten_are_seven() -> None:
-    # 0.7 * 10 = 7.000000000000001 in floating point: it must not become eight.
-    values = torch.arange(10.0).unsqueeze(0)
-    top = sequence_top_mean(values, torch.ones(1, 10, dtype=torch.bool), fraction=0.7)
-    assert top.item() == 6.0  # (9 + 8 + 7 + 6 + 5 + 4 + 3) / 7
+@pytest.mark.parametrize(("fraction", "tokens"), [(0.07, 100), (0.14, 50)])
+def test_seven_hundredths_of_a_hundred_are_seven(fraction: float, tokens: int) -> None:
+    assert fraction * tokens == 7.000000000000001  # in floating point: it must not become eight
+    values = torch.arange(float(tokens)).unsqueeze(0)
+    top = sequence_top_mean(values, torch.ones(1, tokens, dtype=torch.bool), fraction=fraction)
+    assert top.item() == tokens - 4  # the mean of the seven largest is the fourth of them
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_no_completion_at_all_is_refused(reduce: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"must hold at least one completion, got B = 0"):
+        reduce(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.bool))
 
 
 @given(data=st.data())

@@ -175,7 +175,7 @@ def quantile_advantage(
         ascending = reward.argsort(stable=True)
         by_group = ascending[groups.index[ascending].argsort(stable=True)]
         start = groups.count.cumsum(0) - groups.count
-        # 0.7 * 10 is 7.000000000000001: without the small term it would round up to 8.
+        # 0.07 * 100 is 7.000000000000001: without the small term it would round up to 8.
         place = (quantile * groups.count.double() - 1e-9).ceil().long().clamp(min=1) - 1
         baseline = reward[by_group[start + place]]
         result = reward - groups.spread(baseline)

@@ -122,7 +122,7 @@ def packed_top_mean(values: Packed, lengths: Lengths, *, fraction: float = 0.2) 
     order = by_value[owner[by_value].argsort(stable=True)]  # by completion, then by value
     starts = lengths.cumsum(0) - lengths
     rank = torch.arange(len(values), device=values.device) - starts[owner]
-    # 0.7 * 10 is 7.000000000000001: without the small term it would round up to 8.
+    # 0.07 * 100 is 7.000000000000001: without the small term it would round up to 8.
     top = (lengths.double() * fraction - 1e-9).ceil()
     kept = values[order].masked_fill(rank >= top[owner], 0.0)
     total = values.new_zeros(len(lengths)).index_add(0, owner, kept)

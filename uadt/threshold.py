@@ -211,7 +211,7 @@ def per_task(
         The next states, sorted by name; ``states`` is left as it was.
 
     Raises:
-        ValueError: If there is another number of names than of completions.
+        ValueError: If there is another number of names than of completions, or no completion.
 
     Example:
         >>> from functools import partial
@@ -221,6 +221,8 @@ def per_task(
         EmaState(threshold=2.0, step=1)
     """
     _check_names(task, len(uncertainty))
+    if len(uncertainty) == 0:
+        raise ValueError("uncertainty must hold at least one completion, got B = 0")
     after = dict(states)
     for name in sorted(set(task)):
         rows = torch.tensor([other == name for other in task], device=uncertainty.device)
@@ -265,7 +267,7 @@ def _votes(uncertainty: Tensor) -> list[float]:
 
 
 def _order_statistic(values: list[float], quantile: float) -> float:
-    # 0.7 * 10 is 7.000000000000001: without the small term it would round up to 8.
+    # 0.07 * 100 is 7.000000000000001: without the small term it would round up to 8.
     place = math.ceil(quantile * len(values) - 1e-9)
     return sorted(values)[max(place, 1) - 1]
 

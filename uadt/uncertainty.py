@@ -139,7 +139,7 @@ def sequence_top_mean(values: PerToken, mask: TokenMask, *, fraction: float = 0.
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"fraction must be within (0, 1], got {fraction}")
     descending = _counted(values, mask, -math.inf).sort(dim=-1, descending=True).values
-    # 0.7 * 10 is 7.000000000000001: without the small term it would round up to 8.
+    # 0.07 * 100 is 7.000000000000001: without the small term it would round up to 8.
     top = (mask.sum(dim=-1, keepdim=True).double() * fraction - 1e-9).ceil()
     rank = torch.arange(mask.shape[-1], device=mask.device)
     return descending.masked_fill(rank >= top, 0.0).sum(dim=-1) / top.squeeze(-1).to(
@@ -238,6 +238,8 @@ def _counted(values: Tensor, mask: Tensor, fill: float) -> Tensor:
             f"mask must be a bool tensor of the shape (B, T) of values, {tuple(values.shape)}, "
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
+    if len(mask) == 0:
+        raise ValueError("values and mask must hold at least one completion, got B = 0")
     return values.to(_at_least_float32(values.dtype)).masked_fill(~mask, fill)
 
 

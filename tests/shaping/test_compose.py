@@ -79,6 +79,23 @@ def test_chains_inside_of_other_shapings_are_numbered_on() -> None:
     assert names == {"uadt", "uadt_2", "uadt_3", "uadt_4", "uadt_5", "mean_one", "mean_one_2"}
 
 
+def test_one_inside_of_its_like_is_numbered_and_nothing_is_overwritten() -> None:
+    # (1, -2) - 1.5 = (-.5, -3.5): the inner turns one sign back, and nothing is left to the outer.
+    twice = KeepSign(shaping=KeepSign(shaping=Shift(-1.5)))
+    info = twice(ADVANTAGE, ROLLOUT, twice.init()).info
+    assert set(info) == {"shift/by", "keep_sign/changed", "keep_sign_2/changed"}
+    assert info["keep_sign/changed"].tolist() == [1.0, 0.0, 0.0]
+    assert info["keep_sign_2/changed"].tolist() == [0.0, 0.0, 0.0]
+    # The inner divides 3 out; to the outer the mean is 1 already. Also with a chain between.
+    for inside in (MeanOne(shaping=Scale(by=3.0)), chain(MeanOne(shaping=Scale(by=3.0)))):
+        means = MeanOne(shaping=inside)
+        info = means(ADVANTAGE, ROLLOUT, means.init()).info
+        assert {key: float(value) for key, value in info.items()} == {
+            "mean_one/mean": 3.0,
+            "mean_one_2/mean": 1.0,
+        }
+
+
 @pytest.mark.parametrize("state", [(), (EmptyState(),), (EmptyState(),) * 3])
 def test_a_state_of_another_length_is_refused(state: State) -> None:
     two = chain(Scale(by=1.0), Scale(by=1.0))

@@ -85,6 +85,11 @@ def test_each_scope_keeps_its_own_tokens() -> None:
     assert HighEntropyTokens().signals == {"entropy"}
 
 
+def test_nothing_is_no_fraction_to_keep() -> None:
+    with pytest.raises(ValueError, match=r"fraction must be above 0, got 0\.0"):
+        HighEntropyTokens(fraction=0.0)
+
+
 def test_another_prompt_moves_the_batch_quantile_but_not_the_groups() -> None:
     alone = rollout_of([[0.1, 0.2, 0.3]], group=[0])
     beside = rollout_of([[0.1, 0.2, 0.3], [8.0, 9.0, 9.5]], group=[0, 1])

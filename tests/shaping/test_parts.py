@@ -47,11 +47,16 @@ def test_zscore_by_hand() -> None:
     torch.testing.assert_close(z, expected)
 
 
-def test_equal_numbers_have_zscore_zero_without_epsilon() -> None:
-    # (.1 + .1 + .1) / 3 must not leave a rounding error that a deviation of 0 blows up.
-    x = torch.full((3,), 0.1)
-    z = zscore_within(x, torch.zeros(3, dtype=torch.int64), eps=0.0, correction=0)
-    assert torch.equal(z, torch.zeros(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("correction", [0, 1])
+def test_equal_numbers_have_zscore_zero_without_epsilon(
+    dtype: torch.dtype, correction: int
+) -> None:
+    # (.1 + .1 + .1) / 3 must not leave a rounding error that a deviation near 0 blows up.
+    assert (0.1 + 0.1 + 0.1) / 3 != 0.1
+    x = torch.full((3,), 0.1, dtype=dtype)
+    z = zscore_within(x, torch.zeros(3, dtype=torch.int64), eps=0.0, correction=correction)
+    assert torch.equal(z, torch.zeros(3, dtype=dtype))
 
 
 @settings(max_examples=40)
@@ -116,10 +121,12 @@ def test_top_takes_exactly_the_quota_and_nothing_greater_is_left(
             assert float(taken.min()) >= float(left.max())
 
 
-def test_top_of_ten_percent_of_ten_is_one() -> None:
-    # .1 * 30 is 3.0000000000000004 in floats, and still 3 are meant.
-    chosen = top_within(torch.arange(30.0), torch.zeros(30, dtype=torch.int64), 0.1)
-    assert int(chosen.sum()) == 3
+@pytest.mark.parametrize(("fraction", "count"), [(0.07, 100), (0.14, 50)])
+def test_top_seven_hundredths_of_a_hundred_are_seven(fraction: float, count: int) -> None:
+    assert fraction * count == 7.000000000000001  # in floating point, and still 7 are meant
+    values = torch.arange(float(count))
+    chosen = top_within(values, torch.zeros(count, dtype=torch.int64), fraction)
+    assert torch.equal(chosen, values >= count - 7)
 
 
 def test_minmax_by_hand() -> None:

@@ -178,7 +178,7 @@ class KeepSign:
 
     Info:
         keep_sign/changed: 1 where a sign was turned or made of nothing, and 0 elsewhere; and
-            all that the shaping inside shows.
+            all that the shaping inside shows. Inside another, the outer is ``keep_sign_2``.
 
     Example:
         >>> rollout = Rollout(mask=torch.tensor([[True], [True]]))
@@ -209,7 +209,9 @@ class KeepSign:
         counts = shaped_positions(advantage, rollout.mask)
         turned = counts & (shaped != 0) & (shaped.sign() != advantage.sign())
         shaped = torch.where(turned, 0.0, shaped)
-        return Shaped(shaped, after, info | {"keep_sign/changed": turned.to(advantage.dtype)})
+        return Shaped(
+            shaped, after, _with(info, "keep_sign", "changed", turned.to(advantage.dtype))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +225,7 @@ class MeanOne:
 
     Info:
         mean_one/mean: The mean multiplier that was divided out; and all that the shaping inside
-            shows, as it was before the division.
+            shows, as it was before the division. Inside another, the outer is ``mean_one_2``.
 
     Raises:
         ValueError: When it is called, if the mean multiplier is not positive: the shaping
@@ -262,7 +264,13 @@ class MeanOne:
         if not float(mean) > 0:
             raise ValueError(f"MeanOne needs a positive mean multiplier, got {float(mean)}")
         shaped = torch.where(votes, (shaped.double() / mean).to(shaped.dtype), shaped)
-        return Shaped(shaped, after, info | {"mean_one/mean": mean.to(advantage.dtype)})
+        return Shaped(shaped, after, _with(info, "mean_one", "mean", mean.to(advantage.dtype)))
+
+
+def _with(info: dict[str, Tensor], name: str, quantity: str, value: Tensor) -> dict[str, Tensor]:
+    """Add what a shaping shows to what the one inside shows, numbered if the name is taken."""
+    taken = {key.split("/", 1)[0] for key in info}
+    return info | {f"{_free(name, taken)}/{quantity}": value}
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -62,6 +62,8 @@ class HighEntropyTokens:
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_between("fraction", self.fraction, 0.0, 1.0, open_high=False)
+        if self.fraction == 0:
+            raise ValueError(f"fraction must be above 0, got {self.fraction}")
         check_choice("scope", self.scope, ("batch", "group", "sequence"))
 
     @property

@@ -206,7 +206,8 @@ def zscore_within(values: Values, labels: Labels, *, eps: float, correction: int
 
     $$z = \frac{x - \bar{x}}{\mathrm{std}(x) + \epsilon}$$
 
-    A label with a single number gets 0 (what it is compared with is itself).
+    A label with a single number gets 0 (what it is compared with is itself), and so do equal
+    numbers, also without ε.
 
     Args:
         values: The numbers.
@@ -223,7 +224,8 @@ def zscore_within(values: Values, labels: Labels, *, eps: float, correction: int
         tensor([-1.,  1.,  0.])
     """
     groups = Groups.of(labels)
-    centred = values.double() - groups.spread(groups.mean(values))
+    shifted = values.double() - groups.spread(groups.largest(values))  # equal numbers: exactly 0
+    centred = shifted - groups.spread(groups.mean(shifted))
     freedom = (groups.count - correction).clamp(min=1)
     deviation = groups.spread((groups.total(centred.square()) / freedom).sqrt())
     return torch.where(centred == 0, 0.0, centred / (deviation + eps)).to(values.dtype)
@@ -329,7 +331,7 @@ def top_within(values: Values, labels: Labels, fraction: float) -> Tensor:
     first = groups.count.cumsum(0) - groups.count
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - groups.spread(first)[order]
-    # 0.1 * 30 is 3.0000000000000004: without the small term it would round up to 4.
+    # 0.07 * 100 is 7.000000000000001: without the small term it would round up to 8.
     quota = (fraction * groups.count.double() - 1e-9).ceil().long()
     return rank < groups.spread(quota)
 

@@ -59,7 +59,7 @@ def test_only_what_the_shaping_reads_is_fetched() -> None:
 
 def test_rows_become_a_rollout() -> None:
     signals = frozenset({"entropy", "logprob", "task", "cluster", "reward", "group"})
-    rollout = rollout_from(rows(), signals, "extra_info.task")
+    rollout = rollout_from(rows(), signals, "extra_info.task", wanted_by="Mine")
     mask = [[True, True, False], [True, False, True], [True, False, False]]
     assert rollout.mask.tolist() == mask
     assert rollout.entropy is not None
@@ -73,9 +73,8 @@ def test_rows_become_a_rollout() -> None:
 
 
 def test_a_shaping_that_does_not_say_is_offered_all() -> None:
-    rollout = rollout_from(
-        rows(ref_log_prob=jagged([0, 0.0], [0, 0, 0.0], [0.0])), None, "data_source"
-    )
+    offered = rows(ref_log_prob=jagged([0, 0.0], [0, 0, 0.0], [0.0]))
+    rollout = rollout_from(offered, None, "data_source", wanted_by="Mine")
     assert rollout.logprob is not None
     assert rollout.task == ("x", "x", "y")
     assert set(rollout.extra) == {"ref_logprob"}
@@ -86,7 +85,7 @@ def test_the_shaping_of_the_rows_by_hand() -> None:
     # ω = tanh((U - 10/3) / (10/3)) = tanh(-0.1), tanh(-0.4), tanh(0.5); A' = A + ω |A| / 2.
     data = rows()
     shaping = UADT(strength=0.5)
-    rollout = rollout_from(data, shaping.signals, "data_source")
+    rollout = rollout_from(data, shaping.signals, "data_source", wanted_by="UADT")
     shaped = shaping(padded(data["advantages"]), rollout, shaping.init())
     omega = torch.tensor([-0.1, -0.4]).tanh()
     expected = torch.stack([1 + omega[0] / 2, -1 + omega[1] / 2])
@@ -113,20 +112,21 @@ def test_a_reward_that_is_no_number_names_its_rows() -> None:
 )
 def test_a_missing_signal_names_the_setting(signal: str, field: str, words: str) -> None:
     data = rows().exclude(field) if field else rows()
-    with pytest.raises(MissingSignalError, match=words):
-        rollout_from(data, frozenset({signal}), "data_source")
+    who = f"Mine needs the signal '{signal}', got None: .*{words}"
+    with pytest.raises(MissingSignalError, match=who):
+        rollout_from(data, frozenset({signal}), "data_source", wanted_by="Mine")
 
 
 def test_a_task_key_that_leads_nowhere_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"uadt\.task_key=extra_info\.kind must lead to a name"):
-        rollout_from(rows(), frozenset({"task"}), "extra_info.kind")
+        rollout_from(rows(), frozenset({"task"}), "extra_info.kind", wanted_by="Mine")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_diagnostics_hold_one_record_a_completion(kind: str, tmp_path: Path) -> None:
     data = rows()
     shaping = UADT()
-    rollout = rollout_from(data, shaping.signals, "data_source")
+    rollout = rollout_from(data, shaping.signals, "data_source", wanted_by="UADT")
     advantage = padded(data["advantages"])
     shaped = shaping(advantage, rollout, shaping.init())
     labels = [{"step": 7, "key": key} for key in KEYS]

@@ -92,13 +92,16 @@ def check_finite(scores: Tensor, keys: Sequence[str]) -> None:
         )
 
 
-def rollout_from(data: Any, signals: frozenset[str] | None, task_key: str) -> Rollout:
+def rollout_from(
+    data: Any, signals: frozenset[str] | None, task_key: str, *, wanted_by: str
+) -> Rollout:
     """Make a rollout of the rows that TransferQueue returned.
 
     Args:
         data: Fields by name, first axis the rows.
         signals: What the shaping reads; ``None`` offers all that verl has.
         task_key: See `fields_for`.
+        wanted_by: The name of the shaping, for the error.
 
     Returns:
         The rollout.
@@ -114,7 +117,7 @@ def rollout_from(data: Any, signals: frozenset[str] | None, task_key: str) -> Ro
     }
     for signal in _PER_TOKEN:
         if signals is not None and signal in signals and signal not in per_token:
-            raise MissingSignalError(signal, "the shaping", _REMEDIES[signal])
+            raise MissingSignalError(signal, wanted_by, _REMEDIES[signal])
     extra = {
         name: per_token.pop(name)
         for name in ("ref_logprob", "rollout_logprob")
@@ -122,7 +125,7 @@ def rollout_from(data: Any, signals: frozenset[str] | None, task_key: str) -> Ro
     }
     others = (signals or frozenset()) - set(_PER_TOKEN) - set(_PER_ROW) - {"task"}
     for name in sorted(others):
-        extra[name] = _from_reward_function(data, name)
+        extra[name] = _from_reward_function(data, name, wanted_by)
     return Rollout(
         mask=padded(data["response_mask"]).bool(),
         reward=padded(data["rm_scores"]).float().sum(dim=-1) if "rm_scores" in data else None,
@@ -160,12 +163,12 @@ def _tasks(data: Any, task_key: str) -> list[str] | None:
     return names
 
 
-def _from_reward_function(data: Any, name: str) -> Tensor:
+def _from_reward_function(data: Any, name: str, wanted_by: str) -> Tensor:
     rows = listed(data["extra_fields"]) if "extra_fields" in data else []
     found = [(row or {}).get("reward_extra_info", {}).get(name) for row in rows]
     if not found or any(value is None for value in found):
         how = (
             f"verl does not compute it; let the reward function return {{'score': …, {name!r}: …}}"
         )
-        raise MissingSignalError(name, "the shaping", how)
+        raise MissingSignalError(name, wanted_by, how)
     return torch.tensor([float(value) for value in found])

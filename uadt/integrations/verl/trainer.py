@@ -95,7 +95,8 @@ class UadtMixin:
         advantage = padded(data["advantages"])
         if not advantage.isfinite().all():
             check_finite(tq.kv_batch_get(**where, select_fields=["rm_scores"])["rm_scores"], keys)
-        rollout = rollout_from(data, signals, settings.task_key)
+        wanted_by = type(settings.shaping).__name__
+        rollout = rollout_from(data, signals, settings.task_key, wanted_by=wanted_by)
         shaped = settings.shaping(advantage, rollout, self.uadt_state)
         nested = response_to_nested(shaped.advantage, data["response_mask"])
         tq.kv_batch_put(**where, fields=TensorDict({"advantages": nested}, batch_size=len(keys)))
