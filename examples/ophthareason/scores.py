@@ -28,6 +28,7 @@ METRICS: Mapping[str, str] = {
     "lenient": "right if the last answer counts although the form is broken",
     "jaccard": "multiple choice: shared letters over all letters",
     "f1": "multiple choice: harmonic mean of precision and recall of the letters",
+    "penalised": "multiple choice: right minus wrong letters over the right ones, not below 0",
     "exact": "diagnosis: equal after normalisation, without synonyms",
     "edit": "diagnosis: likeness of the characters (rapidfuzz)",
     "bleu": "diagnosis: sentence BLEU (sacrebleu)",
@@ -84,7 +85,7 @@ def score_one(row: Prediction, *, matcher: Matcher | None = None) -> dict[str, f
         "entropy": row.entropy,
     }
     if row.task == "multiple_choice":
-        for name in ("jaccard", "f1"):
+        for name in ("jaccard", "f1", "penalised"):
             found[name] = multiple_choice(row.response, row.answer, partial=name, options=options)
     if row.task == "diagnosis":
         answer = find_answer(row.response) or ""

@@ -184,6 +184,8 @@ def as_markdown(
         "the domain of the authors' training data, by their table of sources.",
         main_table(summaries),
     ]
+    if any("phantom" in source for one in summaries for (source,) in one.groups[("source",)]):
+        parts.insert(1, "**Synthetic**: there are drawn phantoms among these items, no patients.")
     if changes:
         parts += ["## Differences on the same items, in points", paired_table(changes)]
     for one in summaries:

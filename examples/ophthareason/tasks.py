@@ -215,8 +215,8 @@ def record(item: PhantomItem, image: str, *, split: str, taught: bool = False) -
         "id": f"phantom-{item.phantom.seed}",
         "task": item.task,
         "modality": "CFP",
-        "source": f"phantom {item.topic}",
-        "domain": "in-domain",
+        "source": f"synthetic phantom {item.topic}",
+        "domain": "unknown",
         "split": split,
     }
 

@@ -31,6 +31,9 @@ def test_multiple_choice_exact_and_in_part() -> None:
     # Named {A, B}, right {A, C}: 1 shared of 3 named in all; F1 = 2 * 1 / (2 + 2).
     scores = score_one(says("A,B", task="multiple_choice", answer="A,C"))
     assert (scores["accuracy"], scores["jaccard"], scores["f1"]) == (0.0, 1 / 3, 0.5)
+    assert scores["penalised"] == 0.0  # (1 right - 1 wrong) / 2
+    # Two of two, and one too many: (2 - 1) / 2.
+    assert score_one(says("A,B,C", task="multiple_choice", answer="A,C"))["penalised"] == 0.5
     assert score_one(says("c, a", task="multiple_choice", answer="A,C"))["accuracy"] == 1.0
 
 
@@ -177,6 +180,12 @@ def test_the_main_table_has_models_in_rows_and_the_papers_test_sets_in_columns()
     assert lines[2].startswith("| a\\|b | 50.0 [")
     assert lines[3].split(" | ")[2:4] == ["–", "–"]  # the second model has no such items
     assert {line.replace("\\|", "").count("|") for line in lines} == {6}
+
+
+def test_a_report_on_phantoms_says_that_they_are_synthetic() -> None:
+    row = says("B", id="5", source="synthetic phantom lesion")
+    assert "**Synthetic**" in as_markdown([summarise([*some(), row], model="m")])
+    assert "Synthetic" not in as_markdown([summarise(some(), model="m")])
 
 
 def test_the_whole_report_names_every_metric() -> None:

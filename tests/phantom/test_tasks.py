@@ -157,7 +157,8 @@ def test_records_are_valid_and_say_that_they_are_synthetic(items: list[PhantomIt
         checked = parse_record(raw, file="records.json", index=0)
         assert checked.answer == item.answer
         assert raw["title"].startswith("SYNTHETIC")
-        assert raw["source"].startswith("phantom")
+        assert raw["source"].startswith("synthetic phantom ")
+        assert raw["domain"] == "unknown"  # it is in no table of the authors
     wrong = pose(0, teacher=Teacher(letter=1.0, grade=1.0, forgets=1.0, history=1.0))
     kept = record(wrong, "a.png", split="train", taught=True)
     assert kept["conversations"][1]["value"] == wrong.taught
