@@ -127,16 +127,18 @@ def convert(
 def _choose(
     items: Iterator[Item], account: Conversion, *, forbidden: set[str], keep_duplicates: bool
 ) -> Iterator[Item]:
-    seen: dict[tuple[object, ...], tuple[str, str]] = {}
+    seen: dict[tuple[object, ...], dict[str, str]] = {}  # asked → answer → who gave it first
     for item in items:
         if not forbidden.isdisjoint(item.pixels):
             account.held_out += 1
             continue
         asked = (_hash(item.question), *(bytes.fromhex(pixels) for pixels in item.pixels))
-        first, answer = seen.setdefault(asked, (item.id, item.answer))
-        if first != item.id and answer != item.answer:
-            account.contradictions.append((first, item.id))
-        elif first != item.id and not keep_duplicates:
+        answers = seen.setdefault(asked, {})
+        if item.answer not in answers:
+            if answers:
+                account.contradictions.append((next(iter(answers.values())), item.id))
+            answers[item.answer] = item.id
+        elif not keep_duplicates:
             account.duplicates += 1
             continue
         yield item

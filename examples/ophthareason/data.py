@@ -45,7 +45,8 @@ class TaskName(Enum):
 
 
 Source = Annotated[
-    str, typer.Argument(help=f"A file or folder of records, or {HUB_PREFIX}OWNER/NAME")
+    str,
+    typer.Argument(help=f"A file or folder of records, or {HUB_PREFIX}OWNER/NAME(@REVISION)"),
 ]
 Root = Annotated[
     Path | None, typer.Option(help="What image paths are relative to [each file's folder]")

@@ -31,6 +31,8 @@ from uadt.similarity import MATCHERS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=(__doc__ or "").split("\n")[0])
 console = Console(stderr=True)
+MAX_PROBLEMS = 20
+"""Problems of reading that are shown; `scores.json` has more."""
 
 
 class BackendName(Enum):
@@ -61,21 +63,24 @@ class _Source:
 
     def __init__(self, limit: int | None, **settings: Any) -> None:
         self.limit, self.settings = limit, settings
-        self.report: ReadReport | None = None
+        self.report = ReadReport()
+        """Of the first time."""
+        self._times = 0
 
     def __iter__(self) -> Iterator[Item]:
-        report = ReadReport()
+        report = ReadReport() if self._times else self.report
+        self._times += 1
         for place, item in enumerate(read_records(**self.settings, report=report)):
             if place == self.limit:
                 break
             yield item
-        self.report = self.report or report
 
 
 @app.command()
 def run(
     source: Annotated[
-        str, typer.Argument(help=f"A file or folder of records, or {HUB_PREFIX}OWNER/NAME")
+        str,
+        typer.Argument(help=f"A file or folder of records, or {HUB_PREFIX}OWNER/NAME(@REVISION)"),
     ],
     out: Annotated[Path, typer.Argument(help="Folder; a run that was killed goes on there")],
     model: Annotated[
@@ -131,14 +136,14 @@ def run(
                 max_tokens=max_tokens,
                 matcher=_matcher(matcher, threshold),
                 watch=watch,
+                reading=items.report,
                 dtype=dtype,
                 **{key: value for key, value in extra.items() if value is not None},
             )
     except (RecordError, ValueError, OSError) as error:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    if items.report and items.report.skipped:
-        console.print(f"skipped: {dict(items.report.skipped)}", markup=False)
+    _tell_losses(items.report)
     _show(out, summaries)
 
 
@@ -159,6 +164,19 @@ def score(
 
 def _matcher(name: MatcherName | None, threshold: float) -> Any:
     return None if name is None else MATCHERS[name.value](threshold=threshold)
+
+
+def _tell_losses(report: ReadReport) -> None:
+    if report.complete:
+        return
+    lines = [
+        f"not everything was read: {report.skipped.total()} records skipped "
+        f"{dict(report.skipped)}, {report.unread} files whose rest cannot be read",
+        *report.problems[:MAX_PROBLEMS],
+    ]
+    for line in lines:
+        plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+        console.print(plain, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(out: Path, summaries: list[Summary]) -> None:

@@ -1,5 +1,6 @@
 """Evaluate models on items: answer, keep, score, write; resumable at every item."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 from examples.ophthareason.backends import BACKENDS, Backend, model_name
 from examples.ophthareason.conversion import write_json
 from examples.ophthareason.figures import accuracy_figure, save_figure, thinking_figure
+from examples.ophthareason.loading import ReadReport
 from examples.ophthareason.predictions import PredictionFile, predict_row, read_predictions
 from examples.ophthareason.prompts import SYSTEM_PROMPT
 from examples.ophthareason.records import Item
@@ -16,6 +18,9 @@ from examples.ophthareason.writers import atomic_path
 from uadt.rewards import Matcher
 
 __all__ = ["Watch", "answer_items", "evaluate", "score_folder"]
+
+READING = "reading.json"
+"""The account of reading, beside the predictions."""
 
 
 class Watch(Protocol):
@@ -88,6 +93,7 @@ def evaluate(
     max_tokens: int = 8192,
     matcher: Matcher | None = None,
     watch: Watch | None = None,
+    reading: ReadReport | None = None,
     **options: Any,
 ) -> list[Summary]:
     """Evaluate models and write everything to a folder.
@@ -105,6 +111,8 @@ def evaluate(
         max_tokens: Longest response; the authors use 8192.
         matcher: A judge for diagnoses.
         watch: Told about the progress.
+        reading: The account that ``items`` fills when it is first read; kept in
+            ``OUT/reading.json`` and in the scores.
         **options: Passed to the backend.
 
     Returns:
@@ -123,6 +131,10 @@ def evaluate(
     if not total:
         raise ValueError("items must not be empty")
     out = Path(out)
+    if reading is None:
+        (out / READING).unlink(missing_ok=True)
+    else:
+        write_json(reading.as_dict(), out / READING)
     for name, model in named.items():
         answer_items(
             items,
@@ -191,8 +203,10 @@ def score_folder(
         for name in names[1:]
         if asked[name] == asked[names[0]]
     }
+    reading = out / READING
     write_json(
         {
+            "reading": json.loads(reading.read_text("utf-8")) if reading.exists() else None,
             "models": [one.as_dict() for one in summaries],
             "differences": {
                 name: {kind: interval._asdict() for kind, interval in found.items()}

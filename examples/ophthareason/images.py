@@ -37,12 +37,15 @@ MAX_PIXELS = 64_000_000
 """Wide-field cameras reach about 16 megapixels; four times that is no photograph of an eye."""
 MAX_BYTES = 64 * 1024 * 1024
 """No single image file may be larger."""
+MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+"""Pillow's names of what becomes RGB without loss of depth: at most 8 bits a channel."""
 MIN_SIDE = 8
 """Anything smaller is a placeholder; vision encoders cut patches of 14."""
 MAX_ASPECT = 150
 """Qwen's image processor refuses 200:1; no scan comes near it."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_OBJECT = re.compile(r"\s?<_io\.BytesIO object at 0x[0-9A-Fa-f]+>")
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,20};base64,", re.IGNORECASE)
 
 
@@ -168,7 +171,7 @@ def check_image(data: bytes) -> CheckedImage:
 
     Raises:
         ImageError: If they are too many, no image, of another format, too many or too few pixels,
-            or cut off.
+            more than 8 bits a channel, or cut off.
     """
     if len(data) > MAX_BYTES:
         raise ImageError(f"image file must be at most {MAX_BYTES} bytes")
@@ -189,11 +192,13 @@ def check_image(data: bytes) -> CheckedImage:
                     )
                 if getattr(image, "n_frames", 1) != 1:
                     raise ImageError("image must have one frame, got an animation or a stack")
+                if image.mode not in MODES:  # convert would cut every value off at 255
+                    raise ImageError(f"image must have 8 bits a channel, got mode {image.mode}")
                 rgb = image.convert("RGB")
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever they like on hostile bytes
-        reason = str(error).replace(repr(error), "")[:120]
+        reason = _OBJECT.sub("", str(error))[:120]
         raise ImageError(f"not an image ({', '.join(FORMATS)}): {reason}") from None
     digest = hashlib.sha256(f"{width}x{height}:".encode())
     digest.update(rgb.tobytes())

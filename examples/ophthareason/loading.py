@@ -167,7 +167,8 @@ def read_records(
     ever stated, by the record, by the table, or by an article's number.
 
     Args:
-        source: A file or folder of records, or ``hub:owner/name``.
+        source: A file or folder of records, or ``hub:owner/name``, or
+            ``hub:owner/name@revision`` with a commit, a branch or a tag.
         root: What image paths are relative to; the folder of each file if not given.
         task: The task of records that do not say.
         modality: The modality of records that do not say.
@@ -187,7 +188,10 @@ def read_records(
     report = report if report is not None else ReadReport()
     boundary: Path | None = None
     if str(source).startswith(HUB_PREFIX):
-        folder = hub_snapshot(str(source).removeprefix(HUB_PREFIX))
+        name, pinned, revision = str(source).removeprefix(HUB_PREFIX).partition("@")
+        if not name or (pinned and not revision):
+            raise RecordError(str(source), None, "", f"must be {HUB_PREFIX}OWNER/NAME[@REVISION]")
+        folder = hub_snapshot(name, revision=revision or None)
         boundary = folder.parent.parent  # snapshots are links into the folder of blobs beside them
     else:
         folder = Path(source)

@@ -41,6 +41,15 @@ def test_duplicates_go_and_contradictions_stay(tmp_path: Path) -> None:
     assert (report["read"], report["written"], report["duplicates"]) == (6, 5, 1)
 
 
+def test_a_duplicate_is_found_after_a_contradiction(tmp_path: Path) -> None:
+    # The third says what the second said, the fourth what the first said.
+    records = [raw(id=id, answer=id[0]) for id in ("A1", "B1", "B2", "A2", "C1")]
+    account = convert(save(tmp_path / NAME, records), tmp_path / "x.parquet")
+    assert ids(tmp_path / "x.parquet") == ["A1", "B1", "C1"]
+    assert account.duplicates == 2
+    assert account.contradictions == [("A1", "B1"), ("A1", "C1")]
+
+
 def test_a_duplicate_is_found_across_formats(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture("blue"))
     (tmp_path / "b.bmp").write_bytes(picture("blue", kind="BMP"))

@@ -1,11 +1,13 @@
 """The loop around a model: what is asked when, what survives a failure, what the commands say."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from examples.ophthareason import backends
 from examples.ophthareason.backends import Answer
 from examples.ophthareason.evaluate import app
 from examples.ophthareason.evaluation import answer_items, evaluate, score_folder
@@ -107,6 +109,38 @@ def test_the_command_scores_a_folder_again(tmp_path: Path) -> None:
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| two − one | +100.0" in report
     assert not (tmp_path / "one" / "thinking.png").exists()  # no entropy is known
+
+
+def no_model(model: str, **options: object) -> Model:
+    return Model()
+
+
+def test_what_was_not_read_is_told_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = save(tmp_path / "in" / "single_choice_test_data_CFP.json", [raw(), raw()])
+    broken.write_text(broken.read_text(encoding="utf-8")[:-30], encoding="utf-8")
+    save(tmp_path / "in" / "single_choice_test_data_OCT.json", [raw(), raw(answer="Z")])
+    monkeypatch.setitem(backends.BACKENDS, "transformers", no_model)
+    out = tmp_path / "out"
+    command = ["run", str(tmp_path / "in"), str(out), "--model", "m", "--skip-bad"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "1 records skipped" in done.output
+    assert "1 files whose rest cannot be read" in done.output
+    assert "single_choice_test_data_CFP.json" in done.output
+    assert "broken JSON" in done.output
+    # Scoring again keeps the account; a run that reads everything replaces it.
+    CliRunner().invoke(app, ["score", str(out)])
+    kept = json.loads((out / "scores.json").read_text(encoding="utf-8"))["reading"]
+    assert (kept["read"], kept["files_with_unread_rest"], len(kept["problems"])) == (2, 1, 2)
+    broken.unlink()
+    save(tmp_path / "in" / "single_choice_test_data_OCT.json", [raw()])
+    whole = CliRunner().invoke(
+        app, ["run", str(tmp_path / "in"), str(tmp_path / "whole"), "--model", "m"]
+    )
+    assert whole.exit_code == 0, whole.output
+    assert "not everything was read" not in whole.output
 
 
 def test_the_command_names_a_fault_before_a_model_is_loaded(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,8 +83,32 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
 def test_formats_beyond_the_list_are_refused() -> None:
     handle = io.BytesIO()
     Image.new("P", (16, 16)).save(handle, "GIF")
-    with pytest.raises(ImageError, match="not an image"):
+    with pytest.raises(ImageError, match="not an image") as caught:
         check_image(handle.getvalue())
+    assert "0x" not in str(caught.value)  # equal faults have equal words
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "mode"),
+    [("uint16", "PNG", "I;16"), ("uint16", "TIFF", "I;16"), ("float32", "TIFF", "F")],
+)
+def test_more_than_8_bits_a_channel_are_refused(dtype: str, kind: str, mode: str) -> None:
+    # Converted, every value over 255 would be white: these two would be one picture.
+    for value in (300, 40_000):
+        handle = io.BytesIO()
+        Image.fromarray(np.full((16, 16), value, dtype=dtype)).save(handle, kind)
+        with pytest.raises(ImageError, match=f"must have 8 bits a channel, got mode {mode}"):
+            check_image(handle.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG")],
+)
+def test_8_bits_a_channel_in_other_colours_pass(mode: str, kind: str) -> None:
+    handle = io.BytesIO()
+    Image.new(mode, (16, 16)).save(handle, kind)
+    assert check_image(handle.getvalue()).size == (16, 16)
 
 
 def test_a_stack_of_frames_is_refused() -> None:

@@ -187,11 +187,30 @@ def test_the_hubs_cache_is_read_through_its_links(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     (item,) = read_records("hub:lxirich/MM-Retinal-Reason")
     assert item.images == (picture("green"),)
+    # Pinned to a tag, it is that snapshot; to one that is not there, none.
+    other = repo / "snapshots" / ("1" * 40)
+    other.mkdir()
+    (blobs / "3").write_bytes(picture("blue"))
+    (other / "eye.png").symlink_to("../../blobs/3")
+    (other / NAME).symlink_to("../../blobs/2")
+    (repo / "refs" / "v1").write_text("1" * 40)
+    (item,) = read_records("hub:lxirich/MM-Retinal-Reason@v1")
+    assert item.images == (picture("blue"),)
+    (item,) = read_records("hub:lxirich/MM-Retinal-Reason@main")
+    assert item.images == (picture("green"),)
+    with pytest.raises(OSError, match="snapshot"):
+        list(read_records("hub:lxirich/MM-Retinal-Reason@v2"))
     (tmp_path / "outside.png").write_bytes(picture())
     (snapshot / "eye.png").unlink()
     (snapshot / "eye.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(RecordError, match="must stay inside"):
         list(read_records("hub:lxirich/MM-Retinal-Reason"))
+
+
+@pytest.mark.parametrize("source", ["hub:", "hub:a/b@", "hub:@main"])
+def test_a_hub_source_is_a_name_and_a_revision_or_none(source: str) -> None:
+    with pytest.raises(RecordError, match=r"must be hub:OWNER/NAME\[@REVISION\]"):
+        list(read_records(source))
 
 
 def test_the_real_records_in_all_forms(real_data: Path) -> None:

@@ -14,6 +14,7 @@ from examples.ophthareason.loading import read_records
 from examples.ophthareason.records import Item
 from examples.ophthareason.writers import (
     atomic_path,
+    chat_row,
     verl_row,
     write_jsonl,
     write_verl_parquet,
@@ -41,6 +42,7 @@ def test_a_row_for_verl_field_by_field() -> None:
         "index": 7,
         "split": "test",
         "task": "single_choice",
+        "kind": "single_choice",
         "modality": "CFP",
         "source": "IDRID",
         "domain": "out-of-domain",
@@ -48,6 +50,13 @@ def test_a_row_for_verl_field_by_field() -> None:
         "question": ITEMS[0].question,
         "options": ["Drusen", "Normal retina", "Glaucoma"],
     }
+
+
+def test_a_choice_of_true_or_false_is_still_known_as_such() -> None:
+    # Asked and rewarded by its letter, hence single choice; only the kind tells.
+    one = item(question="Is this eye healthy?\nA: True\nB: False")
+    told = (verl_row(one, 0)["extra_info"], chat_row(one))
+    assert [(row["task"], row["kind"]) for row in told] == [("single_choice", "true_false")] * 2
 
 
 def test_parquet_gives_back_every_row(tmp_path: Path) -> None:
