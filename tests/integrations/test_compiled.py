@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 import uadt
-from tests.kernels.cases import adversarial, assert_same, by_the_oracle, gradients, tokens
+from tests.kernels.cases import (
+    adversarial,
+    assert_autocast_changes_nothing,
+    assert_same,
+    by_the_oracle,
+    gradients,
+    tokens,
+)
 from uadt import kernels
 from uadt.kernels import compiled, plain
 
@@ -70,3 +77,28 @@ def test_a_users_compiled_loss_traces_in_one_piece(backend: str) -> None:
     assert a.grad is not None
     assert b.grad is not None
     torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_autocast_changes_no_digit() -> None:
+    assert_autocast_changes_nothing("compiled")
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_users_compiled_loss_of_hidden_states_traces_in_one_piece(autocast: bool) -> None:
+    def loss(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            s = uadt.linear_token_statistics(hidden, weight, ids)
+        assert s.logprob is not None
+        return (s.entropy - 0.3 * s.logprob + s.renyi2).sum()
+
+    hidden, weight, ids = torch.randn(70, 8), torch.randn(500, 8), torch.arange(70)
+    a, b = ([x.clone().requires_grad_() for x in (hidden, weight)] for _ in range(2))
+    value = torch.compile(loss, fullgraph=True, backend="aot_eager")(a[0], a[1], ids)
+    expected = loss(b[0], b[1], ids)
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(value, expected, atol=1e-3, rtol=1e-6)
+    for x, y in zip(a, b, strict=True):
+        assert x.grad is not None
+        assert y.grad is not None
+        torch.testing.assert_close(x.grad, y.grad, atol=1e-4, rtol=1e-4)

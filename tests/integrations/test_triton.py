@@ -16,7 +16,14 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from tests.kernels.cases import adversarial, assert_same, by_the_oracle, gradients, tokens  # noqa: E402
+from tests.kernels.cases import (  # noqa: E402
+    adversarial,
+    assert_autocast_changes_nothing,
+    assert_same,
+    by_the_oracle,
+    gradients,
+    tokens,
+)
 from uadt import kernels  # noqa: E402
 from uadt.kernels import linear, one_pass, plain  # noqa: E402
 
@@ -76,3 +83,7 @@ def test_tiles_of_a_product() -> None:
 def test_it_is_chosen_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UADT_KERNELS", "one_pass")
     assert kernels.choose(torch.zeros(2, 3)) == "one_pass"
+
+
+def test_autocast_changes_no_digit() -> None:
+    assert_autocast_changes_nothing("one_pass")

@@ -101,3 +101,26 @@ def gradients(
             loss.backward()
         found.append(torch.zeros_like(x) if x.grad is None else x.grad)
     return found
+
+
+def assert_autocast_changes_nothing(path: str) -> None:
+    """Compare statistics and gradients of logits and of a product, inside autocast and outside."""
+    g = torch.Generator().manual_seed(6)
+    logits, ids = torch.randn(5, 400, generator=g), torch.arange(5)
+    hidden, weight = torch.randn(5, 16, generator=g), torch.randn(400, 16, generator=g)
+    found: list[list[Tensor]] = []
+    for enabled in (False, True):
+        leaves = [x.clone().requires_grad_() for x in (logits, hidden, weight)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            s = kernels.statistics(leaves[0], ids, 0.7, path=path)
+            few = kernels.entropy_and_logprob(leaves[0], ids, 0.7, path=path)
+            product = kernels.linear_statistics(leaves[1], leaves[2], ids, None, 0.7, path=path)
+            values = [v for v in (*s, *few, *product) if v is not None]
+            if path != "plain":  # whose backward pass is torch's own
+                torch.stack(values).sum().backward()
+        if path == "plain":
+            torch.stack(values).sum().backward()
+        found.append([*values, *(x.grad for x in leaves if x.grad is not None)])
+    assert len(found[0]) == 6 + 2 + 6 + 3
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)

@@ -135,6 +135,46 @@ def test_the_second_derivative_is_refused() -> None:
         grad.sum().backward()
 
 
+@pytest.mark.parametrize("which", ["weight", "bias"])
+def test_it_is_refused_whichever_input_asks(which: str) -> None:
+    hidden, weight, bias = torch.randn(4, 8), torch.randn(50, 8), torch.randn(50)
+    asked = {"weight": weight, "bias": bias}[which].requires_grad_()
+    s = kernels.linear_statistics(hidden, weight, None, bias, 1.0, path="eager")
+    (grad,) = torch.autograd.grad(s.entropy.sum(), asked, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        grad.square().sum().backward()
+
+
+def test_it_is_refused_beside_a_broken_row() -> None:
+    hidden = torch.randn(4, 8)
+    hidden[1] = math.nan
+    hidden.requires_grad_()
+    s = kernels.linear_statistics(hidden, torch.randn(50, 8), None, None, 1.0, path="eager")
+    (grad,) = torch.autograd.grad(s.entropy[2], hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        grad.square().sum().backward()
+
+
+@pytest.mark.parametrize("path", ["eager", "native"])
+def test_no_tokens_are_no_statistics_and_gradients_of_zero(path: str) -> None:
+    hidden = torch.randn(0, 8, requires_grad=True)
+    weight, bias = torch.randn(50, 8, requires_grad=True), torch.randn(50, requires_grad=True)
+    ids = torch.zeros(0, dtype=torch.long)
+    whole = kernels.linear_statistics(hidden, weight, ids, bias, 1.0, path=path)
+    shards = linear.Shards(
+        first=0, vocab_size=100, gather=lambda x: torch.stack([x, x]), add=lambda x: x + x
+    )
+    part = linear.statistics(eager, hidden, weight, ids, bias, 1.0, shards=shards)
+    for s in (whole, part):
+        assert all(v is not None and v.shape == (0,) for v in s)
+        sum((v.sum() for v in s if v is not None), torch.zeros(())).backward()
+        assert weight.grad is not None
+        assert bias.grad is not None
+        assert not weight.grad.any()
+        assert not bias.grad.any()
+    assert linear.scratch_bytes(hidden, weight)[0] > 0
+
+
 def test_scratch_does_not_grow_with_the_tokens() -> None:
     sizes = {
         n: linear.scratch_bytes(torch.empty(n, 1024), torch.empty(151_936, 1024, device="meta"))

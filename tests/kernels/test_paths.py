@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.kernels.cases import adversarial, assert_same, by_the_oracle, gradients, tokens
+import uadt
+from tests.kernels.cases import (
+    adversarial,
+    assert_autocast_changes_nothing,
+    assert_same,
+    by_the_oracle,
+    gradients,
+    tokens,
+)
 from uadt import kernels
 from uadt.kernels import eager, moments, native, plain, rows
 
@@ -153,6 +162,43 @@ def test_any_strides_any_leading_axes_and_no_copy(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_autocast_changes_no_digit(path: str) -> None:
+    assert_autocast_changes_nothing(path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_made_on_the_way_is_made_on_the_device_of_the_logits(path: str) -> None:
+    # A default device that holds no numbers stands for any other than that of the logits.
+    ids, weights = tokens(700), torch.ones(6, 6, dtype=torch.float64)
+    logits = adversarial(700)["some -inf"]
+    expected = kernels.statistics(logits, ids, 0.7, path=path)
+    x = logits.clone().requires_grad_()
+    with torch.device("meta"):
+        got = kernels.statistics(x, ids, 0.7, path=path)
+        torch.stack([v for v in got if v is not None]).nan_to_num(neginf=0.0).sum().backward()
+    assert_same(got, expected)
+    assert x.grad is not None
+    assert torch.allclose(
+        x.grad, gradients(logits, ids, 0.7, path, weights)[-1], atol=1e-6, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("path", ["eager", "native"])
+def test_minus_inf_in_one_tile_of_several_changes_no_other_row(path: str) -> None:
+    # Rows share a tile, and a row has two: -inf in one of them must not touch the rest.
+    logits = torch.randn(4, 600_000, generator=torch.Generator().manual_seed(2))
+    clean = kernels.statistics(logits, None, 1.0, path=path)
+    logits[1, 5:300_000:3] = -math.inf
+    logits[2, 599_990:] = -math.inf
+    got = kernels.statistics(logits, None, 1.0, path=path)
+    exact = plain.statistics(logits.double(), None, 1.0)
+    for a, b, c in zip(got, exact, clean, strict=True):
+        if a is not None and b is not None and c is not None:
+            torch.testing.assert_close(a.double(), b, atol=3e-6, rtol=1e-5)
+            assert torch.equal(a[[0, 3]], c[[0, 3]])
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_nothing_in_nothing_out(path: str) -> None:
     for shape in ((0, 5), (2, 0, 5)):
         logits = torch.zeros(shape, requires_grad=True)
@@ -210,6 +256,58 @@ def test_nested_logits_give_nested_statistics(path: str) -> None:
     torch.testing.assert_close(torch.cat([first, second]), expected.entropy)
     assert got.logprob is not None
     torch.testing.assert_close(torch.cat(list(got.logprob.unbind())), expected.logprob)
+
+
+@pytest.mark.parametrize("path", ["plain", "eager"])
+def test_a_nested_tensor_with_holes_keeps_them(path: str) -> None:
+    # Rows of 2 and 3 tokens in a buffer of 6: the third row of the buffer belongs to nobody.
+    values, ids = torch.randn(6, 64, requires_grad=True), torch.tensor([1, 2, -1, 3, 4, 5])
+    logits = torch.nested.nested_tensor_from_jagged(
+        values, torch.tensor([0, 3, 6]), torch.tensor([2, 3])
+    )
+    nested_ids = torch.nested.nested_tensor_from_jagged(ids, *jagged(logits))
+    got = kernels.statistics(logits, nested_ids, 1.0, path=path)
+    expected = plain.statistics(values, ids, 1.0)
+    assert got.entropy.shape == logits.shape[:-1]
+    assert got.logprob is not None
+    assert expected.logprob is not None
+    for a, b in ((got.entropy, expected.entropy), (got.logprob, expected.logprob)):
+        first, second = a.unbind()
+        torch.testing.assert_close(first, b[:2])
+        torch.testing.assert_close(second, b[3:])
+
+
+def jagged(nested: Tensor) -> tuple[Tensor, Tensor | None]:
+    return nested.offsets(), nested.lengths()  # pyright: ignore
+
+
+def test_the_public_functions_take_nested_tensors_with_holes(shapes_unchecked: None) -> None:
+    values, ids = torch.randn(6, 64), torch.arange(6)
+    logits = torch.nested.nested_tensor_from_jagged(
+        values, torch.tensor([0, 3, 6]), torch.tensor([2, 3])
+    )
+    nested_ids = torch.nested.nested_tensor_from_jagged(ids, *jagged(logits))
+    got = uadt.token_statistics(logits, nested_ids)
+    second = got.entropy.unbind()[1]
+    torch.testing.assert_close(second, uadt.token_entropy(values)[3:])
+
+
+def test_nested_tensors_that_are_refused_say_what_is_taken() -> None:
+    rows_of = [torch.randn(2, 8), torch.randn(3, 8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of what is refused here
+        strided = torch.nested.nested_tensor(rows_of)
+    with pytest.raises(ValueError, match=r"logits must be nested with layout=torch\.jagged"):
+        kernels.statistics(strided, None, 1.0)
+    with pytest.raises(ValueError, match=r"hidden must be nested with layout=torch\.jagged"):
+        kernels.linear_statistics(strided, torch.randn(5, 8), None, None, 1.0)
+    logits = torch.nested.nested_tensor(rows_of, layout=torch.jagged)
+    ids = torch.nested.nested_tensor([torch.tensor([1, 2]), torch.arange(3)], layout=torch.jagged)
+    for wrong in (ids, torch.arange(5)):
+        with pytest.raises(ValueError, match="with the very offsets tensor of logits"):
+            kernels.statistics(logits, wrong, 1.0)
+    with pytest.raises(ValueError, match="must be ragged along its second axis"):
+        kernels.statistics(logits.transpose(1, 2), None, 1.0)
 
 
 def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:

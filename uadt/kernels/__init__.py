@@ -20,6 +20,7 @@ from uadt.kernels.statistics import TokenStatistics
 __all__ = [
     "PATHS",
     "TokenStatistics",
+    "check_nested",
     "choose",
     "entropy_and_logprob",
     "linear_statistics",
@@ -76,6 +77,7 @@ def linear_statistics(
         path: One of `PATHS`; ``None`` leaves it to `choose`.
     """
     if hidden.is_nested:
+        check_nested("hidden", hidden, token_ids)
         ids = None if token_ids is None else token_ids.values()
         flat = linear_statistics(hidden.values(), weight, ids, bias, temperature, path=path)
         return _nested(flat, hidden)
@@ -84,7 +86,8 @@ def linear_statistics(
         # A tile has no size to choose by, and is no place for a compiler.
         path = "eager" if path == "compiled" else path
     if path == "plain":
-        return plain.linear_statistics(hidden, weight, token_ids, bias, temperature)
+        with rows.full_precision(hidden):
+            return plain.linear_statistics(hidden, weight, token_ids, bias, temperature)
     return linear.statistics(_module(path), hidden, weight, token_ids, bias, temperature)
 
 
@@ -173,20 +176,61 @@ def _rows(
     logits: Tensor, token_ids: Tensor | None, temperature: float, path: str | None, *, full: bool
 ) -> TokenStatistics:
     if logits.is_nested:
+        check_nested("logits", logits, token_ids)
         ids = None if token_ids is None else token_ids.values()
         return _nested(_rows(logits.values(), ids, temperature, path, full=full), logits)
     if path is None:
         path = choose(logits)
-    if path == "plain":
-        return plain.statistics(logits, token_ids, temperature)
-    return rows.statistics(_module(path), logits, token_ids, temperature, full=full)
+    with rows.full_precision(logits):
+        if path == "plain":
+            return plain.statistics(logits, token_ids, temperature)
+        return rows.statistics(_module(path), logits, token_ids, temperature, full=full)
+
+
+def check_nested(name: str, values: Tensor, token_ids: Tensor | None) -> None:
+    """Refuse nested tensors that no path takes; others pass.
+
+    Args:
+        name: What the caller calls ``values``.
+        values: Logits or hidden states.
+        token_ids: That go with them, or ``None``.
+
+    Raises:
+        ValueError: If ``values`` is nested, but not jagged along its second axis, or
+            ``token_ids`` are not nested in the same way.
+    """
+    if not values.is_nested:
+        return
+    if values.layout != torch.jagged:
+        raise ValueError(
+            f"{name} must be nested with layout=torch.jagged, got {values.layout}: "
+            f"torch.nested.nested_tensor(rows, layout=torch.jagged)"
+        )
+    if getattr(values, "_ragged_idx", 1) != 1:
+        raise ValueError(f"{name} must be ragged along its second axis, got {values.shape}")
+    if token_ids is None:
+        return
+    same = token_ids.is_nested and token_ids.layout == torch.jagged
+    if not (
+        same and all(a is b for a, b in zip(*map(_raggedness, (values, token_ids)), strict=True))
+    ):
+        raise ValueError(
+            f"token_ids must be nested with the very offsets tensor of {name} (and lengths, if "
+            f"there are holes), not a copy of it: torch.nested.nested_tensor_from_jagged("
+            f"ids, {name}.offsets(), {name}.lengths())"
+        )
+
+
+def _raggedness(nested: Tensor) -> tuple[Tensor, Tensor | None]:
+    offsets = cast("Tensor", nested.offsets())  # pyright: ignore - nested tensors only
+    return offsets, cast("Tensor | None", nested.lengths())  # pyright: ignore
 
 
 def _nested(flat: TokenStatistics, like: Tensor) -> TokenStatistics:
-    offsets = cast("Tensor", like.offsets())  # pyright: ignore - nested tensors only
+    offsets, lengths = _raggedness(like)
 
     def nest(values: Tensor) -> Tensor:
-        return torch.nested.nested_tensor_from_jagged(values, offsets)
+        return torch.nested.nested_tensor_from_jagged(values, offsets, lengths)
 
     logprob = None if flat.logprob is None else nest(flat.logprob)
     return TokenStatistics(

@@ -6,7 +6,6 @@ instead of ``exp``, because torch's vector library has the faster one.
 """
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ def moments(logits: Tensor, temperature: float, *, full: bool) -> Moments:
     rows, columns = _tile(vocab)
     starts = range(0, vocab, columns)
     scale = _LOG2E / temperature
-    sums = torch.zeros(7, len(starts), count, dtype=torch.float32)
+    sums = torch.zeros(7, len(starts), count, dtype=torch.float32, device=logits.device)
     top, total, first, second, squares, drop, possible = sums
     buffers = _buffers(logits, rows * columns)
     clamp = False
@@ -50,8 +49,14 @@ def moments(logits: Tensor, temperature: float, *, full: bool) -> Moments:
             # Finite even where all is -inf; a difference from it is exact at any offset.
             torch.sub(tile, m.clamp_(min=-3e38), out=z)
             if full:
-                drop[k, part] = z.sum(dim=-1)
+                below = z.sum(dim=-1)
                 possible[k, part] = tile.shape[-1]
+                if not bool(below.isfinite().all()):  # -inf: only the others count
+                    torch.gt(logits[part, column : column + columns], -math.inf, out=e)
+                    possible[k, part] = e.sum(dim=-1)
+                    z.clamp_(min=torch.finfo(torch.float32).min)
+                    below, clamp = e.mul_(z).sum(dim=-1), True
+                drop[k, part] = below
             z.mul_(scale)
             while True:
                 if clamp:
@@ -68,10 +73,6 @@ def moments(logits: Tensor, temperature: float, *, full: bool) -> Moments:
             first[k, part] = weighted
             if full:
                 second[k, part] = e.mul_(z).sum(dim=-1)
-    if full:
-        undone = cast("list[bool]", (~drop.isfinite()).any(dim=0).tolist())
-        for i in (i for i, again in enumerate(undone) if again):
-            drop[:, i], possible[:, i] = _possible(logits[i], top[:, i], columns)
     ln2 = 1.0 / _LOG2E
     parts = Moments(*sums.mT.double())
     parts = parts._replace(
@@ -144,18 +145,6 @@ def ties(logits: Tensor, top: Tensor) -> Tensor:
             tile = logits[part, column : column + columns]
             counts[part] += (tile == top[part].to(tile.dtype)[:, None]).sum(dim=-1)
     return counts.clamp_(min=1)
-
-
-def _possible(row: Tensor, top: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """Return, for each tile of a row with ``-inf`` in it, the sum below its top and the count."""
-    drops: list[Tensor] = []
-    counts: list[Tensor] = []
-    for k, column in enumerate(range(0, len(row), columns)):
-        tile = row[column : column + columns]
-        possible = tile > -math.inf
-        drops.append((tile.float() - top[k]).masked_fill_(~possible, 0.0).sum())
-        counts.append(possible.sum())
-    return torch.stack(drops), torch.stack(counts)
 
 
 def _buffers(logits: Tensor, size: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uadt.kernels import eager
 from uadt.kernels.moments import Moments, coefficients, finish, is_broken, merge
-from uadt.kernels.rows import MIN_ENTROPY, Path, refuse_second_derivative
+from uadt.kernels.rows import MIN_ENTROPY, Path, full_precision, refuse_second_derivative
 from uadt.kernels.statistics import TokenStatistics
 
 __all__ = ["Shards", "scratch_bytes", "statistics"]
@@ -70,7 +70,8 @@ def statistics(
     shape = hidden.shape[:-1]
     ids = None if token_ids is None else token_ids.reshape(-1)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    found = TokenStatistics(*_Linear.apply(flat, weight, bias, ids, temperature, path, shards))
+    with full_precision(hidden):
+        found = TokenStatistics(*_Linear.apply(flat, weight, bias, ids, temperature, path, shards))
     logprob = None if found.logprob is None else found.logprob.view(shape)
     return TokenStatistics(
         entropy=found.entropy.view(shape),
@@ -93,7 +94,7 @@ def scratch_bytes(hidden: Tensor, weight: Tensor) -> tuple[int, int]:
     found: list[int] = []
     for backward in (False, True):
         tiles = _Tiles(hidden, weight, None, backward=backward)
-        tall, wide = tiles.rows[0].stop, tiles.columns[0].stop
+        tall, wide = tiles.tall, tiles.columns[0].stop
         # The tile and two buffers of the path; float32 copies of the factors; a sum.
         factors = tall * width + (2 if backward else 1) * wide * width
         found.append(4 * (3 * tall * wide + factors))
@@ -114,9 +115,10 @@ class _Linear(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         count = len(hidden)
         local = None if ids is None else ids.long() - shards.first
-        chosen = torch.zeros(count, dtype=torch.float64, device=hidden.device)
+        # The moments of each row and the logit of its token.
+        own = torch.zeros(8, count, dtype=torch.float64, device=hidden.device)
+        chosen = own[7]
         tiles = _Tiles(hidden, weight, bias, backward=False)
-        rows_of: list[Moments] = []
         for part in tiles.rows:
             h = hidden[part].float()
             parts: list[Moments] = []
@@ -128,8 +130,7 @@ class _Linear(torch.autograd.Function):
                     here = tile.gather(1, index.unsqueeze(1)).squeeze(1).double()
                     chosen[part] = torch.where(inside, here, chosen[part])
             stacked = Moments(*(torch.stack(m, dim=-1) for m in zip(*parts, strict=True)))
-            rows_of.append(merge(stacked, temperature))
-        own = torch.stack([*(torch.cat(m) for m in zip(*rows_of, strict=True)), chosen])
+            own[:7, part] = torch.stack([*merge(stacked, temperature)])
         everywhere = shards.gather(own)  # (shards, 8, N)
         moments = merge(Moments(*everywhere[:, :7].movedim(0, -1)), temperature)
         known = None
@@ -144,10 +145,11 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, local, known, *rest = ctx.saved_tensors
+        given, weight, bias, local, known, *rest = ctx.saved_tensors
         moments, temperature, shards = Moments(*rest), ctx.temperature, ctx.shards
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(given):
+            hidden = given
             broken = is_broken(moments).unsqueeze(-1)
             if bool(broken.any()):  # 0 * NaN would carry a NaN to the weight, and so to all rows
                 hidden = hidden.masked_fill(broken, 0.0)
@@ -186,7 +188,8 @@ class _Linear(torch.autograd.Function):
                     d_bias[columns] = sum_bias
             if d_hidden is not None:
                 d_hidden = shards.add(d_hidden).to(hidden.dtype)
-        found = refuse_second_derivative([d_hidden, d_weight, d_bias], [hidden, *gradients])
+        inputs = [given, weight, bias, *gradients]
+        found = refuse_second_derivative([d_hidden, d_weight, d_bias], inputs)
         return *found, None, None, None, None
 
 
@@ -199,7 +202,8 @@ class _Tiles:
         self.weight, self.bias = weight, bias
         count, width = hidden.shape
         on_gpu = hidden.device.type == "cuda"
-        tall = min(4096 if on_gpu else 256, count)  # the weight is read once for so many tokens
+        # The weight is read once for so many tokens.
+        self.tall = tall = max(1, min(4096 if on_gpu else 256, count))
         budget = 2**20 if backward else 2**21  # numbers of the weight
         wide = 8192 if on_gpu else max(256, min(2048, budget // width))
         self.rows = [slice(i, min(i + tall, count)) for i in range(0, count, tall)]

@@ -34,7 +34,7 @@ def moments(logits: Tensor, temperature: float, *, full: bool) -> Moments:
     if logits.stride(-1) != 1:
         return eager.moments(logits, temperature, full=full)
     count, vocab = logits.shape
-    out = torch.empty(count, 7, dtype=torch.float64)
+    out = torch.empty(count, 7, dtype=torch.float64, device="cpu")
     _library().uadt_moments(
         _KIND[logits.dtype],
         logits.data_ptr(),

@@ -3,7 +3,8 @@
 """GPU: one Triton program for each row and span of the vocabulary.
 
 The logits are read once; float32 sums of a span are merged in float64. Blocks, temperature and
-size of the vocabulary are arguments at run time, so that nothing is compiled again for them.
+size of the vocabulary are arguments at run time, so that a new value of them compiles nothing
+but what Triton specialises by itself (such as a size that is a multiple of 16).
 Runs on a CPU in Triton's interpreter (``TRITON_INTERPRET=1`` before the import of triton), which
 is how it is tested.
 """

@@ -5,6 +5,7 @@ common to all: leading axes, token ids, the gradient at the chosen token, and th
 derivative, which is refused.
 """
 
+import contextlib
 import ctypes
 import functools
 import itertools
@@ -12,6 +13,7 @@ import math
 import mmap
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,7 +24,14 @@ from uadt.kernels import eager
 from uadt.kernels.moments import Coefficients, Moments, coefficients, finish, is_broken
 from uadt.kernels.statistics import TokenStatistics
 
-__all__ = ["MIN_ENTROPY", "Path", "refuse_second_derivative", "slabs", "statistics"]
+__all__ = [
+    "MIN_ENTROPY",
+    "Path",
+    "full_precision",
+    "refuse_second_derivative",
+    "slabs",
+    "statistics",
+]
 
 
 @runtime_checkable
@@ -83,7 +92,7 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         logits, known, index, chosen, *rest = ctx.saved_tensors
         moments, temperature = Moments(*rest), ctx.temperature
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(logits):
             views = slabs(logits)
             out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
             _huge_pages(out)
@@ -108,6 +117,18 @@ class _Rows(torch.autograd.Function):
                 _set_token(out, moments, k, k.at_token, known, index, chosen, temperature)
         (found,) = refuse_second_derivative([out], [logits, *gradients])
         return found, None, None, None, None
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off: it would round dot products of float32 to half precision.
+
+    Args:
+        like: On the device that is computed on.
+    """
+    kind = like.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=kind, enabled=False)
 
 
 def refuse_second_derivative(
