@@ -384,3 +384,17 @@ def test_many_random_rows_equal_the_oracle() -> None:
         got = token_entropy(torch.tensor(x, dtype=torch.float64))
         expected = torch.tensor([oracle.row(one).entropy for one in x], dtype=torch.float64)
         torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_that_no_path_takes_is_named(shapes_unchecked: None) -> None:
+    rows = [torch.zeros(2, 4), torch.zeros(3, 4)]
+    strided = torch.nested.nested_tensor(rows)
+    with pytest.raises(ValueError, match=r"logits must be nested with layout=torch\.jagged"):
+        token_entropy(strided)
+    jagged = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    foreign = torch.nested.nested_tensor(
+        [torch.zeros(2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)], layout=torch.jagged
+    )
+    with pytest.raises(ValueError, match="very offsets tensor of logits"):
+        token_statistics(jagged, foreign)

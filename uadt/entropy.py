@@ -59,6 +59,7 @@ def token_entropy(logits: Logits, *, temperature: float = 1.0) -> TokenValues:
         sampling temperature: *ours*.
     """
     _check_temperature(temperature)
+    kernels.check_nested("logits", logits, None)
     _check_scores("logits", logits)
     return kernels.entropy_and_logprob(logits, None, temperature)[0]
 
@@ -99,6 +100,7 @@ def token_statistics(
         the whole vocabulary; that forbidden tokens are left out is *ours*.
     """
     _check_temperature(temperature)
+    kernels.check_nested("logits", logits, token_ids)
     _check_scores("logits", logits)
     _check_ids(token_ids, logits.shape[:-1], "the leading axes of logits")
     return kernels.statistics(logits, token_ids, temperature)
@@ -143,6 +145,7 @@ def linear_token_statistics(
         tensor([0.6931, 0.5623])
     """
     _check_temperature(temperature)
+    kernels.check_nested("hidden", hidden, token_ids)
     _check_scores("hidden", hidden)
     _check_scores("weight", weight)
     if weight.ndim != 2 or weight.shape[-1] != hidden.shape[-1]:
