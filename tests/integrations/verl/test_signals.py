@@ -18,7 +18,13 @@ from torch import Tensor
 from uadt import UADT, MissingSignalError
 from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.settings import Diagnostics
-from uadt.integrations.verl.signals import check_finite, fields_for, padded, rollout_from
+from uadt.integrations.verl.signals import (
+    check_finite,
+    fields_for,
+    padded,
+    rollout_from,
+    unscorable,
+)
 
 KEYS = ["a_0_0", "a_1_0", "b_0_0"]
 
@@ -48,10 +54,10 @@ def rows(**more: Any) -> TensorDict:
 
 
 def test_only_what_the_shaping_reads_is_fetched() -> None:
-    always = ["response_mask", "advantages"]
+    always = ["response_mask", "advantages", "extra_fields"]
     assert fields_for(frozenset({"entropy"}), "data_source") == [*always, "entropy"]
     assert fields_for(frozenset({"task"}), "extra_info.task") == [*always, "extra_info"]
-    assert fields_for(frozenset({"cluster"}), "data_source") == [*always, "extra_fields"]
+    assert fields_for(frozenset({"cluster"}), "data_source") == always
     assert fields_for(frozenset({"reward", "group"}), "x") == [*always, "rm_scores", "uid"]
     everything = fields_for(None, "data_source")
     assert {"entropy", "old_log_probs", "ref_log_prob", "data_source", "uid"} <= set(everything)
@@ -92,6 +98,13 @@ def test_the_shaping_of_the_rows_by_hand() -> None:
     torch.testing.assert_close(shaped.advantage[:2, 0], expected)
     assert shaped.advantage[2].tolist() == [0.0, 0.0, 0.0]
     assert shaped.state.threshold == pytest.approx(10 / 3)
+
+
+def test_unscorable_completions_are_counted() -> None:
+    told = [{"reward_extra_info": {"unscorable": value}} for value in (1.0, 0.0, 1.0)]
+    assert unscorable(rows(extra_fields=NonTensorStack(*told))) == 2
+    assert unscorable(rows()) is None  # a reward function that says nothing of it
+    assert unscorable(rows(extra_fields=NonTensorStack({}, {}, {}))) is None
 
 
 def test_a_reward_that_is_no_number_names_its_rows() -> None:

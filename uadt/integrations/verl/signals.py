@@ -29,7 +29,7 @@ from torch import Tensor
 
 from uadt.types import MissingSignalError, Rollout
 
-__all__ = ["check_finite", "fields_for", "listed", "padded", "rollout_from"]
+__all__ = ["check_finite", "fields_for", "listed", "padded", "rollout_from", "unscorable"]
 
 _PER_TOKEN = {
     "entropy": "entropy",
@@ -44,7 +44,7 @@ _REMEDIES = {
     "ref_logprob": "set actor_rollout_ref.actor.use_kl_loss=True",
     "rollout_logprob": "set actor_rollout_ref.rollout.calculate_log_probs=True",
 }
-_ALWAYS = ("response_mask", "advantages")
+_ALWAYS = ("response_mask", "advantages", "extra_fields")
 
 
 def fields_for(signals: frozenset[str] | None, task_key: str) -> list[str]:
@@ -62,8 +62,6 @@ def fields_for(signals: frozenset[str] | None, task_key: str) -> list[str]:
     wanted += [field for signal, field in _PER_ROW.items() if signal in named]
     if "task" in named:
         wanted.append(task_key.split(".")[0])
-    if named - set(_PER_TOKEN) - set(_PER_ROW) - {"task"}:
-        wanted.append("extra_fields")
     return [*_ALWAYS, *wanted]
 
 
@@ -163,9 +161,28 @@ def _tasks(data: Any, task_key: str) -> list[str] | None:
     return names
 
 
-def _from_reward_function(data: Any, name: str, wanted_by: str) -> Tensor:
+def unscorable(data: Any) -> int | None:
+    """Count the completions that the reward function could not score, and gave 0 to.
+
+    Args:
+        data: Fields by name, first axis the rows.
+
+    Returns:
+        How many rows hold a true ``unscorable`` of the reward function; ``None`` if it returns no
+        such number.
+    """
+    found = [value for value in _returned(data, "unscorable") if value is not None]
+    return sum(map(bool, found)) if found else None
+
+
+def _returned(data: Any, name: str) -> list[Any]:
+    """Return what the reward function gave under a name, one entry a row, or nothing."""
     rows = listed(data["extra_fields"]) if "extra_fields" in data else []
-    found = [(row or {}).get("reward_extra_info", {}).get(name) for row in rows]
+    return [((row or {}).get("reward_extra_info") or {}).get(name) for row in rows]
+
+
+def _from_reward_function(data: Any, name: str, wanted_by: str) -> Tensor:
+    found = _returned(data, name)
     if not found or any(value is None for value in found):
         how = (
             f"verl does not compute it; let the reward function return {{'score': …, {name!r}: …}}"

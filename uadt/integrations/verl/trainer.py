@@ -24,7 +24,14 @@ from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.estimator import NAME
 from uadt.integrations.verl.plugin import warn_if_untested
 from uadt.integrations.verl.settings import MODES, Settings, check_run
-from uadt.integrations.verl.signals import check_finite, fields_for, listed, padded, rollout_from
+from uadt.integrations.verl.signals import (
+    check_finite,
+    fields_for,
+    listed,
+    padded,
+    rollout_from,
+    unscorable,
+)
 from uadt.metrics import summarise
 from uadt.states import state_from_dict, state_to_dict
 from uadt.types import required_signals
@@ -104,6 +111,8 @@ class UadtMixin:
         self.uadt_updates += 1
         metrics.update(summarise(shaped, advantage, rollout))
         metrics["uadt/updates"] = self.uadt_updates
+        if (count := unscorable(data)) is not None:
+            metrics["uadt/unscorable"] = count
         if settings.diagnostics.path is not None:
             rows = records(
                 shaped,
