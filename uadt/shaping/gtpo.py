@@ -73,9 +73,12 @@ class GTPO:
     """
 
     alpha_1: float = 1.0
-    """Weight of the reward (stated; Proposition 2.2 wants the two to add up to 1)."""
+    """Weight of the reward (stated, by a copy of the paper).
+
+    Proposition 2.2 wants the two weights to add up to 1.
+    """
     alpha_2: float = 0.1
-    """Weight of the entropy's share (stated)."""
+    """Weight of the entropy's share (stated, by a copy of the paper)."""
     correct_above: float = 0.5
     """A reward above it is correct; ours, the paper has rewards of 0 and 1."""
     eps: float = 1e-8
