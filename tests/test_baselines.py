@@ -310,6 +310,11 @@ def test_a_reward_that_is_not_finite_names_its_row(
         baseline(torch.tensor([0.0, 1.0, bad, 1.0]), ONE)
 
 
+def test_finite_rewards_whose_sum_is_not_are_no_error() -> None:
+    reward = torch.full((4,), 1e308, dtype=torch.float64)  # the sum of two is infinite
+    assert group_advantage(reward, torch.tensor([0, 0, 1, 1])).tolist() == [0.0] * 4
+
+
 @pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("baseline", ALL[:-1])
 def test_a_label_for_each_reward(baseline: Callable[..., Tensor]) -> None:

@@ -3,7 +3,10 @@
 import random
 from collections import defaultdict
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from uadt.groups import Groups, renumber, row_numbers
 
@@ -44,3 +47,31 @@ def test_row_numbers() -> None:
     assert row_numbers(torch.tensor([False, True, False, True])) == [1, 3]
     assert row_numbers(torch.zeros(2, 3, dtype=torch.bool)) == []
     assert row_numbers(torch.zeros(2, 0, dtype=torch.bool)) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.integers(-4, 12) | st.sampled_from([1000, -(2**63), 2**63 - 1]), min_size=0, max_size=30
+    )
+)
+def test_close_and_far_labels_are_numbered_alike(labels: list[int]) -> None:
+    # Close ones are counted, others sorted; the oracle looks each label up in the sorted set.
+    number, count = renumber(torch.tensor(labels, dtype=torch.int64))
+    names = sorted(set(labels))
+    assert number.tolist() == [names.index(label) for label in labels]
+    assert count.tolist() == [labels.count(name) for name in names]
+    assert number.dtype == count.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_labels_of_a_small_dtype_do_not_overflow(dtype: torch.dtype) -> None:
+    labels = torch.tensor([torch.iinfo(dtype).max, torch.iinfo(dtype).min, 1, 1], dtype=dtype)
+    assert renumber(labels)[0].tolist() == [2, 0, 1, 1]
+
+
+def test_a_member_is_one_of_the_group() -> None:
+    groups = Groups.of(torch.tensor([9, -2, -2, 9]))
+    members = groups.member(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert members[0] in (2.0, 3.0)
+    assert members[1] in (1.0, 4.0)

@@ -301,25 +301,28 @@ def _over_groups(
             f"group must be an integer tensor of shape {tuple(reward.shape)} like reward, "
             f"got {group.dtype} of shape {tuple(group.shape)}"
         )
-    if keep is None:
-        keep = torch.ones_like(reward, dtype=torch.bool)
-    if keep.shape != reward.shape or keep.dtype != torch.bool:
+    if keep is not None and (keep.shape != reward.shape or keep.dtype != torch.bool):
         raise ValueError(
             f"keep must be a bool tensor of shape {tuple(reward.shape)} like reward, "
             f"got {keep.dtype} of shape {tuple(keep.shape)}"
         )
-    rows = row_numbers(keep & ~reward.isfinite())
-    if rows:
-        raise ValueError(f"reward must be finite, got {reward[rows].tolist()} in rows {rows}")
-    result = torch.zeros_like(reward, dtype=torch.promote_types(reward.dtype, torch.float32))
-    counted = reward.detach()[keep].double()
+    counted = (reward if keep is None else reward[keep]).detach().double()
+    if not bool(counted.sum().isfinite()):  # one number to look at; rows only if they are needed
+        wrong = ~reward.isfinite()
+        rows = row_numbers(wrong if keep is None else wrong & keep)
+        if rows:
+            raise ValueError(f"reward must be finite, got {reward[rows].tolist()} in rows {rows}")
+    dtype = torch.promote_types(reward.dtype, torch.float32)
+    if keep is None:
+        return advantage(counted, Groups.of(group)).to(dtype)
+    result = torch.zeros_like(reward, dtype=dtype)
     if len(counted):
-        result[keep] = advantage(counted, Groups.of(group[keep])).to(result.dtype)
+        result[keep] = advantage(counted, Groups.of(group[keep])).to(dtype)
     return result
 
 
 def _deviation(reward: Tensor, groups: Groups) -> Tensor:
-    shifted = reward - groups.spread(groups.largest(reward))  # equal rewards: exactly 0
+    shifted = reward - groups.spread(groups.member(reward))  # equal rewards: exactly 0
     return shifted - groups.spread(groups.mean(shifted))
 
 
