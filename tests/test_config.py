@@ -98,6 +98,31 @@ def test_a_dotlist_describes_a_shaping() -> None:
     assert shaping_from_config([]) == UADT()
 
 
+@pytest.mark.parametrize(
+    "dotlist",
+    [
+        ["chain=[{name: scale, by: 0.5}, {name: clip, low: -3, high: 3}]"],
+        ["uadt.chain=[{name: scale, by: 0.5},{name: clip, low: -3, high: 3}]"],
+        ["uadt={chain: [{name: scale, by: 0.5}, {name: clip, low: -3, high: 3}]}"],
+    ],
+)
+def test_a_dotlist_describes_a_chain(dotlist: list[str]) -> None:
+    assert shaping_from_config(dotlist) == chain(Scale(by=0.5), Clip(low=-3.0, high=3.0))
+
+
+def test_a_dotlist_reaches_into_a_shaping_inside_of_another() -> None:
+    dotlist = ["name=keep_sign", "shaping.name=entropy_advantage", "shaping.alpha=0.4"]
+    assert shaping_from_config(dotlist) == KeepSign(shaping=EntropyAdvantage(alpha=0.4))
+    parts = "shaping.chain=[{name: scale, by: 2}, {name: edge}]"
+    nested = shaping_from_config(["name=mean_one", parts])
+    assert nested == MeanOne(shaping=chain(Scale(by=2.0), EDGE()))
+
+
+def test_mistakes_in_the_chain_of_a_dotlist_are_named_with_their_place() -> None:
+    with pytest.raises(ValueError, match=r"uadt\.chain\[1\] \(clip\) needs high, got \['low'\]"):
+        shaping_from_config(["chain=[{name: edge}, {name: clip, low: -3}]"])
+
+
 def test_interpolations_are_resolved() -> None:
     config = OmegaConf.create({"all": 0.2, "uadt": {"strength": "${all}"}})
     assert shaping_from_config(config.uadt) == UADT(strength=0.2)

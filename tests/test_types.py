@@ -108,6 +108,23 @@ def test_a_nan_that_counts_names_the_shaping_the_signal_and_the_rows(name: str) 
         rollout.signal(name, wanted_by="SEED")
 
 
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("self_certainty", r"uadt\.token_statistics\(logits\)\.self_certainty; .*UCAS\(certainty="),
+        (
+            "logit",
+            r"logits\.gather\(-1, token_ids\[\.\.\., None\]\).*UCAS\(penalty=0\) does without",
+        ),
+        ("cluster", r"one integer a completion.*in verl, return it from the reward function"),
+        ("mine", r'pass Rollout\(extra=\{"mine": \.\.\.\}\)$'),
+    ],
+)
+def test_the_error_says_how_to_get_the_signals_of_single_methods(name: str, how: str) -> None:
+    with pytest.raises(MissingSignalError, match=rf"UCAS needs the signal '{name}'.*{how}"):
+        Rollout(mask=MASK).signal(name, wanted_by="UCAS")
+
+
 def test_a_nan_of_surprisal_is_one_of_the_logprob() -> None:
     rollout = Rollout(mask=MASK, logprob=torch.full((2, 3), NAN))
     with pytest.raises(ValueError, match=r"needs a finite 'logprob' .*got NaN in rows \[0, 1\]"):

@@ -10,6 +10,12 @@ A shaping is a mapping. Its keys are the arguments, and ``name`` says which shap
         - {name: clip, low: -3, high: 3}
     uadt: {name: keep_sign, shaping: {name: entropy_advantage, alpha: 0.4}}   # one inside another
     uadt: {name: "my_package.shapings:Mine", strength: 0.1}   # your own: module, colon, class
+
+On a command line, as a dotlist, a chain is one word, and a dot leads inside::
+
+    strength=0.5
+    "chain=[{name: uadt, strength: 0.5}, {name: clip, low: -3, high: 3}]"
+    name=keep_sign shaping.name=entropy_advantage shaping.alpha=0.4
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,8 +74,8 @@ def shaping_from_config(config: Mapping[str, Any] | Path | Sequence[str]) -> Sha
 
     Args:
         config: A mapping, such as a DictConfig, in the form above; the path of a YAML file that
-            holds one; or a dotlist, ``["strength=0.3"]``. A single key ``uadt`` on top is taken
-            off, so that a trainer's own key may stay.
+            holds one; or a dotlist, ``["strength=0.3"]``, in which a chain is one entry. A single
+            key ``uadt`` on top is taken off, so that a trainer's own key may stay.
 
     Returns:
         The shaping; an empty configuration is ``UADT()``.
@@ -85,6 +91,8 @@ def shaping_from_config(config: Mapping[str, Any] | Path | Sequence[str]) -> Sha
         chain(Scale(by=0.5), Clip(low=-3.0, high=3.0))
         >>> shaping_from_config(["uadt.decay=0.99"]).decay
         0.99
+        >>> shaping_from_config(["chain=[{name: scale, by: 2}, {name: clip, low: -3, high: 3}]"])
+        chain(Scale(by=2.0), Clip(low=-3.0, high=3.0))
     """
     if isinstance(config, str | Path):
         config = cast("Mapping[str, Any]", OmegaConf.load(config))

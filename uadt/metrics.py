@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from uadt.shaping.parts import like_advantage, shaped_positions
+from uadt.shaping.parts import like_advantage, quantile_within, shaped_positions
 from uadt.types import Rollout, Shaped
 
 __all__ = ["summarise"]
@@ -88,8 +88,10 @@ def _quantity(name: str, value: Tensor, rollout: Rollout) -> dict[str, float]:
     scalars = {f"{name}/mean": _mean(known)}
     if name.endswith("/uncertainty"):
         scalars[f"{name}/std"] = float(known.std(correction=0)) if len(known) else math.nan
+        together = torch.zeros_like(known, dtype=torch.int64)  # one scope: the whole batch
         for percent in _QUANTILES:
-            scalars[f"{name}/p{percent}"] = _quantile(known, percent / 100)
+            found = quantile_within(known, together, percent / 100)
+            scalars[f"{name}/p{percent}"] = float(found[0]) if len(found) else math.nan
     if name.endswith("/factor"):
         scalars[f"{name}/share_above"] = _mean((known > 0).double())
         scalars[f"{name}/share_below"] = _mean((known < 0).double())
@@ -133,13 +135,3 @@ def _known(value: Tensor, rollout: Rollout) -> Tensor:
 
 def _mean(values: Tensor) -> float:
     return float(values.mean()) if len(values) else math.nan
-
-
-def _quantile(values: Tensor, q: float) -> float:
-    """Interpolate linearly; by sorting, which has no limit in size."""
-    if not len(values):
-        return math.nan
-    ordered = values.sort().values
-    place = q * (len(values) - 1)
-    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
-    return float(torch.lerp(low, high, place - math.floor(place)))

@@ -31,6 +31,7 @@ __all__ = [
     "TokenIds",
     "TokenMask",
     "TokenValues",
+    "reader_of",
     "required_signals",
 ]
 
@@ -60,6 +61,21 @@ _HOW_TO_GET = {
     "reward": "pass Rollout(reward=...), one number a completion",
     "group": "pass Rollout(group=...), one integer label a completion",
     "task": "pass Rollout(task=...), one name a completion",
+    "self_certainty": (
+        'pass Rollout(extra={"self_certainty": ...}), e.g. from '
+        "uadt.token_statistics(logits).self_certainty; a stack that holds entropies only can run "
+        'UCAS(certainty="entropy"), another statistic'
+    ),
+    "logit": (
+        'pass Rollout(extra={"logit": ...}), the raw logit of each sampled token, before the '
+        "temperature: logits.gather(-1, token_ids[..., None])[..., 0]; UCAS(penalty=0) does "
+        "without it"
+    ),
+    "cluster": (
+        'pass Rollout(extra={"cluster": ...}), one integer a completion, the same for the same '
+        "meaning: the number of its answer, or of its cluster by a judge; in verl, return it from "
+        "the reward function beside the score"
+    ),
 }
 
 
@@ -109,7 +125,11 @@ class Rollout:
     mask: TokenMask
     """True where the policy chose a token."""
     entropy: PerToken | None = None
-    """Nats, at the sampling temperature; which policy it is of is the adapter's to say."""
+    """Nats, at the sampling temperature; which policy it is of is the adapter's to say.
+
+    Half precision may give a sure token an entropy a little below 0. It is let in, and counts as 0
+    where a formula wants a number that is not negative (`uadt.shaping.parts.entropy_of`).
+    """
     logprob: PerToken | None = None
     """Log-probabilities of the sampled tokens, in nats."""
     reward: PerSequence | None = None
@@ -262,6 +282,10 @@ class Shaping(Protocol):
 
     It sees the whole batch of a step, never a micro-batch. It may name what it reads in a
     property ``signals`` (see `required_signals`).
+
+    Shaped advantages are constants of the loss: no gradient passes through a shaping, neither to
+    the advantage that came in nor to a signal. Ours cut it from both, so a critic or a reward
+    model behind the advantage is not trained by the policy's loss.
     """
 
     def init(self) -> State:
@@ -287,6 +311,30 @@ def required_signals(shaping: Shaping) -> frozenset[str] | None:
     if signals is None:
         return None
     return frozenset("logprob" if name == "surprisal" else name for name in signals)
+
+
+def reader_of(shaping: Shaping, signal: str) -> str:
+    """Return the name of the shaping that reads a signal, for an error that is raised for it.
+
+    Args:
+        shaping: Any shaping.
+        signal: One of its `required_signals`.
+
+    Returns:
+        The name of its class; of a chain, or of a shaping with one inside, the name of the first
+        part that says it reads the signal.
+
+    Example:
+        >>> from uadt.shaping import SEED, UADT, chain
+        >>> reader_of(chain(UADT(), SEED()), "cluster")
+        'SEED'
+    """
+    inside = getattr(shaping, "shaping", None)
+    parts: tuple[Shaping, ...] = getattr(shaping, "shapings", () if inside is None else (inside,))
+    for part in parts:
+        if signal in (required_signals(part) or ()):
+            return reader_of(part, signal)
+    return type(shaping).__name__
 
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -1,9 +1,14 @@
 """Batches that several tests of shapings share."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from uadt.entropy import token_entropy
 from uadt.types import Rollout
+
+NAN = math.nan
 
 
 def random_batch(seed: int, *, batch: int = 6, positions: int = 5) -> tuple[Tensor, Rollout]:
@@ -47,6 +52,21 @@ def pick(rollout: Rollout, rows: Tensor) -> Rollout:
     )
 
 
+def replaced(
+    rollout: Rollout, *, mask: Tensor | None = None, entropy: Tensor | None = None
+) -> Rollout:
+    """Return the same rollout with another mask, or other entropies."""
+    return Rollout(
+        mask=rollout.mask if mask is None else mask,
+        entropy=rollout.entropy if entropy is None else entropy,
+        logprob=rollout.logprob,
+        reward=rollout.reward,
+        group=rollout.group,
+        task=rollout.task,
+        extra=rollout.extra,
+    )
+
+
 def padded(rollout: Rollout, more: int) -> Rollout:
     """Return the same rollout with more padding, and NaN in all of it."""
 
@@ -71,3 +91,31 @@ def padded(rollout: Rollout, more: int) -> Rollout:
             for name, value in rollout.extra.items()
         },
     )
+
+
+def rollout_of(
+    rows: list[list[float]],
+    *,
+    reward: list[float] | None = None,
+    group: list[int] | None = None,
+    clusters: list[int] | None = None,
+) -> Rollout:
+    """Return a rollout of ragged entropies, padded with NaN."""
+    width = max(map(len, rows))
+    entropy = torch.tensor([row + [NAN] * (width - len(row)) for row in rows])
+    return Rollout(
+        mask=~entropy.isnan(),
+        entropy=entropy,
+        reward=None if reward is None else torch.tensor(reward),
+        group=None if group is None else torch.tensor(group),
+        extra={} if clusters is None else {"cluster": torch.tensor(clusters)},
+    )
+
+
+def sine_entropy() -> Tensor:
+    """Return the entropies of logits 3 · sin(1 + i + 2t + 5v) at temperature .8."""
+    logits = [
+        [[3 * math.sin(1 + i + 2 * t + 5 * v) for v in range(5)] for t in range(4)]
+        for i in range(3)
+    ]
+    return token_entropy(torch.tensor(logits), temperature=0.8)

@@ -6,8 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from uadt.shaping import UADT, Clip, KeepSign, MeanOne, Scale, chain
-from uadt.types import EmptyState, Rollout, Shaped, Shaping, State, required_signals
+from uadt.shaping import SEED, UADT, UCAS, Clip, KeepSign, MeanOne, Scale, chain
+from uadt.types import (
+    EmptyState,
+    MissingSignalError,
+    Rollout,
+    Shaped,
+    Shaping,
+    State,
+    reader_of,
+    required_signals,
+)
 
 ENTROPY = torch.tensor([[0.2, 0.2], [0.8, 0.4], [0.5, 9.0]])
 MASK = torch.tensor([[True, True], [True, True], [False, False]])
@@ -122,6 +131,20 @@ def test_a_chain_reads_what_its_parts_read_and_is_silent_if_one_is() -> None:
     assert required_signals(KeepSign(shaping=parts)) == {"entropy", "logprob", "task"}
     assert required_signals(MeanOne(shaping=parts)) == {"entropy", "logprob", "task"}
     assert required_signals(chain(UADT(), Shift(1.0))) is None
+
+
+def test_what_a_chain_misses_is_named_with_the_member_that_wants_it() -> None:
+    parts = chain(UADT(), KeepSign(shaping=chain(Scale(by=2.0), SEED())))
+    grouped = Rollout(mask=MASK, entropy=ENTROPY, group=torch.tensor([0, 0, 1]))
+    with pytest.raises(MissingSignalError, match=r"^SEED needs the signal 'cluster', got None"):
+        parts(ADVANTAGE, grouped, parts.init())
+    # An adapter that refuses it before the first step names the same.
+    assert reader_of(parts, "cluster") == "SEED"
+    assert reader_of(parts, "entropy") == "UADT"
+    assert reader_of(MeanOne(shaping=UADT(signal="surprisal")), "logprob") == "UADT"
+    assert reader_of(UCAS(), "logit") == "UCAS"
+    # A part that says nothing may be the one; the chain is the most that can be said.
+    assert reader_of(chain(UADT(), Shift(1.0)), "cluster") == "Chain"
 
 
 def test_a_chain_prints_every_number() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.shaping.batches import padded, pick, random_batch
+from tests.shaping.batches import padded, pick, random_batch, replaced
 from uadt.shaping import (
     EDGE,
     GRPOS,
@@ -30,6 +30,7 @@ from uadt.types import MissingSignalError, Rollout, Shaping, required_signals
 EVERY: tuple[Shaping, ...] = (
     UADT(),
     UADT(per_task=True, span="think", reduce="top_mean", sign_policy="symmetric"),
+    UADT(threshold=0.5, strength_in_tanh=True, signal="surprisal"),
     EntropyAdvantage(),
     HighEntropyTokens(),
     HighEntropyTokens(scope="group"),
@@ -38,6 +39,7 @@ EVERY: tuple[Shaping, ...] = (
     GRPOS(),
     UCAS(),
     UCAS(faithful_to="code", vocab_size=100),
+    UCAS(standardise=False, penalty=0.0),
     EDGE(),
     SEED(),
     STARE(target=9.0, variant="C2", adaptive=True),
@@ -98,24 +100,62 @@ def test_the_inputs_are_left_as_they_were(shaping: Shaping) -> None:
 
 
 @every
+def test_no_gradient_passes_through(shaping: Shaping) -> None:
+    # Shaped advantages are constants of the loss: what trains a critic is not the policy's loss.
+    advantage, rollout = random_batch(2)
+    live = advantage.clone().requires_grad_()
+    shaped = shaping(live, rollout, shaping.init())
+    assert not shaped.advantage.requires_grad
+    assert not any(value.requires_grad for value in shaped.info.values())
+    assert torch.equal(shaped.advantage, _shape(shaping, advantage, rollout))
+    assert live.requires_grad
+
+
+@every
+def test_equal_completions_are_treated_alike_in_whatever_order(shaping: Shaping) -> None:
+    # Every signal is equal everywhere, so there is nothing to tell two rows of a prompt apart by.
+    advantage, rollout = random_batch(2)
+    flat = Rollout(
+        mask=torch.ones_like(rollout.mask),
+        entropy=torch.full_like(advantage, 0.5),
+        logprob=torch.full_like(advantage, -0.5),
+        reward=torch.ones(len(advantage)),
+        group=torch.zeros(len(advantage), dtype=torch.int64),
+        task=["basic"] * len(advantage),
+        extra={
+            "self_certainty": torch.ones_like(advantage),
+            "logit": torch.ones_like(advantage),
+            "cluster": torch.zeros(len(advantage), dtype=torch.int64),
+            "think": torch.ones_like(rollout.mask),
+        },
+    )
+    shaped = _shape(shaping, torch.ones_like(advantage), flat)
+    torch.testing.assert_close(shaped, shaped[:1, :1].expand_as(shaped))
+
+
+@every
+def test_entropies_that_rounding_pushed_below_zero_count_as_zero(shaping: Shaping) -> None:
+    # Only shares, quotients and bonuses ask for it; ranks and means may see the difference.
+    advantage, rollout = random_batch(2)
+    assert rollout.entropy is not None
+    below = rollout.entropy.clone()
+    below[:, 0] = torch.tensor([-0.1, -1e-8, 0.0, -0.1, -1e-6, -0.02])
+    negative, zero = replaced(rollout, entropy=below), replaced(rollout, entropy=below.clamp(min=0))
+    shaped = _shape(shaping, advantage, negative)
+    assert bool(shaped[rollout.mask].isfinite().all())
+    if isinstance(shaping, EntropyAdvantage | GTPO | GRPOS | EDGE):
+        assert torch.equal(shaped, _shape(shaping, advantage, zero))
+
+
+@every
 def test_a_row_without_tokens_keeps_its_advantage_and_enters_nothing(shaping: Shaping) -> None:
     advantage, rollout = random_batch(3)
     more = torch.cat([advantage, torch.full((1, advantage.shape[1]), 0.7)])
     widened = pick(rollout, torch.tensor([0, 1, 2, 3, 4, 5, 0]))
     mask = widened.mask.clone()
     mask[6] = False
-    assert widened.entropy is not None
-    assert widened.logprob is not None
-    dead = Rollout(
-        mask=mask,
-        entropy=widened.entropy,
-        logprob=widened.logprob,
-        reward=widened.reward,
-        group=widened.group,
-        task=widened.task,
-        extra=widened.extra,
-    )
-    if isinstance(shaping, UCAS | EDGE) and shaping.faithful_to == "code":
+    dead = replaced(widened, mask=mask)
+    if isinstance(shaping, EDGE) and shaping.faithful_to == "code":
         pytest.skip("the authors' code counts such rows")
     without = shaping(advantage, rollout, shaping.init())
     with_dead = shaping(more, dead, shaping.init())
@@ -127,15 +167,7 @@ def test_a_row_without_tokens_keeps_its_advantage_and_enters_nothing(shaping: Sh
 @every
 def test_a_batch_of_empty_rows_is_let_be(shaping: Shaping) -> None:
     advantage, rollout = random_batch(4)
-    empty = Rollout(
-        mask=torch.zeros_like(rollout.mask),
-        entropy=rollout.entropy,
-        logprob=rollout.logprob,
-        reward=rollout.reward,
-        group=rollout.group,
-        task=rollout.task,
-        extra=rollout.extra,
-    )
+    empty = replaced(rollout, mask=torch.zeros_like(rollout.mask))
     shaped = shaping(advantage, empty, shaping.init())
     assert torch.equal(shaped.advantage, advantage)
 

@@ -1,5 +1,6 @@
 import math
 from collections import defaultdict
+from random import Random
 from typing import cast
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from uadt.shaping.parts import (
     check_advantage,
     check_between,
+    entropy_of,
     exponential_gain,
     minmax_within,
     quantile_within,
@@ -115,10 +117,29 @@ def test_top_takes_exactly_the_quota_and_nothing_greater_is_left(
     chosen = top_within(values, labels, fraction)
     for label, members in _by_label(pairs).items():
         here = labels == label
-        assert int(chosen[here].sum()) == math.ceil(fraction * len(members) - 1e-9)
-        taken, left = values[here & chosen], values[here & ~chosen]
+        quota = max(math.ceil(fraction * len(members) - 1e-9), 0)
+        assert float(chosen[here].double().sum()) == pytest.approx(quota, abs=1e-4)
+        taken, left = values[here & (chosen > 0)], values[here & (chosen < 1)]
         if len(taken) and len(left):
-            assert float(taken.min()) >= float(left.max())
+            assert float(taken.min()) >= float(left.max())  # only equal ones are in both
+        shared = values[here & (chosen > 0) & (chosen < 1)]
+        assert torch.equal(shared, shared[:1].expand_as(shared))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.floats(0, 1), st.randoms())
+def test_top_does_not_depend_on_the_order(numbers: list[int], fraction: float, rng: Random) -> None:
+    order = list(range(len(numbers)))
+    rng.shuffle(order)
+    values, labels = torch.tensor(numbers).float(), torch.zeros(len(numbers), dtype=torch.int64)
+    chosen = top_within(values, labels, fraction)
+    assert torch.equal(top_within(values[order], labels, fraction), chosen[order])
+
+
+def test_top_of_nothing_is_nothing() -> None:
+    nothing = torch.zeros(0)
+    assert len(top_within(nothing, nothing.long(), 0.5)) == 0
+    assert len(quantile_within(nothing, nothing.long(), 0.5)) == 0
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.07, 100), (0.14, 50)])
@@ -126,7 +147,7 @@ def test_top_seven_hundredths_of_a_hundred_are_seven(fraction: float, count: int
     assert fraction * count == 7.000000000000001  # in floating point, and still 7 are meant
     values = torch.arange(float(count))
     chosen = top_within(values, torch.zeros(count, dtype=torch.int64), fraction)
-    assert torch.equal(chosen, values >= count - 7)
+    assert torch.equal(chosen, (values >= count - 7).float())
 
 
 def test_minmax_by_hand() -> None:
@@ -163,6 +184,20 @@ def test_advantages_of_another_shape_are_refused() -> None:
         ValueError, match=r"UADT needs advantages of shape \(2,\) or \(2, 3\) .*got"
     ):
         check_advantage(torch.ones(3), Rollout(mask=MASK), wanted_by="UADT")
+
+
+def test_advantages_that_belong_come_back_without_gradient() -> None:
+    advantage = torch.ones(2, requires_grad=True)
+    checked = check_advantage(advantage, Rollout(mask=MASK), wanted_by="UADT")
+    assert torch.equal(checked, advantage)
+    assert not checked.requires_grad
+    assert advantage.requires_grad  # the caller's own is left as it was
+
+
+def test_an_entropy_that_rounding_pushed_below_zero_counts_as_zero() -> None:
+    entropy = torch.tensor([[-0.125, 0.25, float("nan")], [float("nan")] * 3])
+    found = entropy_of(Rollout(mask=MASK, entropy=entropy), wanted_by="UADT")
+    assert found[MASK].tolist() == [0.0, 0.25]
 
 
 def test_a_token_method_says_how_to_expand() -> None:

@@ -21,6 +21,7 @@ class Chain:
 
     The state is the tuple of the states of the parts, in their order. ``info`` holds what every
     part shows; where a name comes again, it is numbered: ``uadt/factor``, ``uadt_2/factor``.
+    The gradient of the advantages is cut before the first part.
     """
 
     shapings: tuple[Shaping, ...]
@@ -45,6 +46,7 @@ class Chain:
             ValueError: If ``state`` does not hold one state a part.
         """
         before = _states(state, len(self.shapings))
+        advantage = advantage.detach()
         after: list[State] = []
         info: dict[str, Tensor] = {}
         taken: set[str] = set()
@@ -122,7 +124,7 @@ class Scale:
 
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Multiply the advantages that count."""
-        check_advantage(advantage, rollout, wanted_by="Scale")
+        advantage = check_advantage(advantage, rollout, wanted_by="Scale")
         counts = shaped_positions(advantage, rollout.mask)
         return Shaped(torch.where(counts, advantage * self.by, advantage), state, {})
 
@@ -161,7 +163,7 @@ class Clip:
 
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Clip the advantages that count."""
-        check_advantage(advantage, rollout, wanted_by="Clip")
+        advantage = check_advantage(advantage, rollout, wanted_by="Clip")
         counts = shaped_positions(advantage, rollout.mask)
         shaped = torch.where(counts, advantage.clamp(self.low, self.high), advantage)
         changed = counts & (shaped != advantage)
@@ -205,6 +207,7 @@ class KeepSign:
 
     def __call__(self, advantage: Tensor, rollout: Rollout, state: State) -> Shaped:
         """Shape, then set to 0 what changed its sign."""
+        advantage = check_advantage(advantage, rollout, wanted_by="KeepSign")
         shaped, after, info = self.shaping(advantage, rollout, state)
         counts = shaped_positions(advantage, rollout.mask)
         turned = counts & (shaped != 0) & (shaped.sign() != advantage.sign())
@@ -256,6 +259,7 @@ class MeanOne:
 
     def __call__(self, advantage: Tensor, rollout: Rollout, state: State) -> Shaped:
         """Shape, then divide by the mean multiplier."""
+        advantage = check_advantage(advantage, rollout, wanted_by="MeanOne")
         shaped, after, info = self.shaping(advantage, rollout, state)
         counts = shaped_positions(advantage, rollout.mask)
         votes = counts & (advantage != 0)

@@ -9,6 +9,7 @@ from torch import Tensor
 from uadt.shaping.parts import (
     check_advantage,
     check_choice,
+    entropy_of,
     like_advantage,
     multiplier_of,
     shaped_positions,
@@ -73,14 +74,13 @@ class EDGE:
 
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Divide by the relative entropy."""
-        check_advantage(advantage, rollout, wanted_by="EDGE")
-        entropy = rollout.signal("entropy", wanted_by="EDGE")
+        advantage = check_advantage(advantage, rollout, wanted_by="EDGE")
         alive = rollout.mask.any(dim=-1)
         if self.faithful_to == "code":
-            uncertainty = entropy.mean(dim=-1)
+            uncertainty = rollout.signal("entropy", wanted_by="EDGE").mean(dim=-1)
             batch_mean, divisor = uncertainty.mean(), uncertainty
         else:
-            uncertainty = sequence_mean(entropy, rollout.mask)
+            uncertainty = sequence_mean(entropy_of(rollout, wanted_by="EDGE"), rollout.mask)
             batch_mean, divisor = uncertainty[alive].mean(), uncertainty.clamp(min=self.floor)
         gain = like_advantage(batch_mean / divisor, advantage).to(advantage.dtype)
         counts = shaped_positions(advantage, rollout.mask)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from uadt.shaping.parts import check_advantage, check_between, multiplier_of
+from uadt.shaping.parts import check_advantage, check_between, entropy_of, multiplier_of
 from uadt.types import EmptyState, Rollout, Shaped
 
 __all__ = ["EntropyAdvantage"]
@@ -18,7 +18,8 @@ class EntropyAdvantage:
     $$\hat{A}'_{it} = \hat{A}_{it} + \min\left(\alpha H_{it},\; |\hat{A}_{it}| / \kappa\right)$$
 
     The bonus is never negative: it raises what is right and softens what is wrong. With κ > 1
-    the sign cannot turn. The entropy carries no gradient (the paper insists).
+    the sign cannot turn. The entropy carries no gradient (the paper insists). One that rounding
+    pushed below 0 counts as 0 and earns nothing (ours).
 
     | | uncertain | certain |
     |---|---|---|
@@ -69,8 +70,8 @@ class EntropyAdvantage:
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Add the bonus to every token."""
         name = "EntropyAdvantage"
-        check_advantage(advantage, rollout, wanted_by=name, per_token=True)
-        entropy = rollout.signal("entropy", wanted_by=name)
+        advantage = check_advantage(advantage, rollout, wanted_by=name, per_token=True)
+        entropy = entropy_of(rollout, wanted_by=name)
         bonus = torch.minimum(self.alpha * entropy, advantage.abs() / self.kappa)
         bonus = torch.where(rollout.mask, bonus.to(advantage.dtype), 0.0)
         shaped = torch.where(rollout.mask, advantage + bonus, advantage)

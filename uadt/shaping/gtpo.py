@@ -9,6 +9,7 @@ from uadt.groups import Groups
 from uadt.shaping.parts import (
     check_advantage,
     check_between,
+    entropy_of,
     like_advantage,
     share_within,
     zscore_within,
@@ -100,9 +101,9 @@ class GTPO:
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Replace the advantage of every token."""
         name = "GTPO"
-        check_advantage(advantage, rollout, wanted_by=name, per_token=True)
+        advantage = check_advantage(advantage, rollout, wanted_by=name, per_token=True)
         mask = rollout.mask
-        entropy = rollout.signal("entropy", wanted_by=name)[mask]
+        entropy = entropy_of(rollout, wanted_by=name)[mask]
         reward = rollout.signal("reward", wanted_by=name)[:, None].expand_as(mask)[mask]
         group = rollout.signal("group", wanted_by=name).long()[:, None].expand_as(mask)[mask]
         position = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)[mask]
@@ -186,9 +187,9 @@ class GRPOS:
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Replace the advantage of every completion."""
         name = "GRPO-S"
-        check_advantage(advantage, rollout, wanted_by=name)
+        advantage = check_advantage(advantage, rollout, wanted_by=name)
         alive = rollout.mask.any(dim=-1)
-        mean = sequence_mean(rollout.signal("entropy", wanted_by=name), rollout.mask)
+        mean = sequence_mean(entropy_of(rollout, wanted_by=name), rollout.mask)
         reward = rollout.signal("reward", wanted_by=name)[alive]
         group = rollout.signal("group", wanted_by=name).long()[alive]
         correct = reward > self.correct_above

@@ -78,7 +78,7 @@ class HighEntropyTokens:
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Set the advantages of low-entropy tokens to 0."""
         name = "HighEntropyTokens"
-        check_advantage(advantage, rollout, wanted_by=name, per_token=True)
+        advantage = check_advantage(advantage, rollout, wanted_by=name, per_token=True)
         entropy = rollout.signal("entropy", wanted_by=name)
         mask = rollout.mask
         labels = token_labels(rollout, self.scope, wanted_by=name)

@@ -12,13 +12,14 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from uadt.groups import Groups
-from uadt.types import Rollout, TokenMask
+from uadt.types import PerToken, Rollout, TokenMask
 
 __all__ = [
     "Scope",
     "check_advantage",
     "check_between",
     "check_choice",
+    "entropy_of",
     "exponential_gain",
     "like_advantage",
     "minmax_within",
@@ -41,8 +42,8 @@ Scope = Literal["batch", "group", "sequence"]
 
 def check_advantage(
     advantage: Tensor, rollout: Rollout, *, wanted_by: str, per_token: bool = False
-) -> None:
-    """Refuse advantages that do not belong to the rollout.
+) -> Tensor:
+    """Refuse advantages that do not belong to the rollout, and cut their gradient.
 
     Args:
         advantage: What the caller passed.
@@ -51,6 +52,9 @@ def check_advantage(
         per_token: True if the shaping gives every token its own advantage, so that one a
             completion is not enough.
 
+    Returns:
+        The advantages, without gradient: shaped ones are constants of the loss.
+
     Raises:
         ValueError: If the shape is neither ``(B,)`` nor ``(B, T)``, the dtype is not floating,
             or a value that counts is not finite; the words name the rows.
@@ -58,6 +62,7 @@ def check_advantage(
     Example:
         >>> rollout = Rollout(mask=torch.tensor([[True, False]]))
         >>> check_advantage(torch.tensor([[1.0, float("nan")]]), rollout, wanted_by="UADT")
+        tensor([[1., nan]])
     """
     batch, positions = rollout.mask.shape
     shape = tuple(advantage.shape)
@@ -81,6 +86,7 @@ def check_advantage(
     if bool(wrong.any()):
         rows = [row for row in range(batch) if bool(wrong[row].any())]
         raise ValueError(f"{wanted_by} needs finite advantages, got NaN or infinity in rows {rows}")
+    return advantage.detach()
 
 
 def check_between(name: str, value: float, low: float, high: float, *, open_high: bool) -> None:
@@ -174,6 +180,27 @@ def multiplier_of(shaped: Tensor, advantage: Tensor, counts: Tensor) -> Tensor:
     """
     defined = counts & (advantage != 0)
     return torch.where(defined, shaped / torch.where(defined, advantage, 1.0), 1.0)
+
+
+def entropy_of(rollout: Rollout, *, wanted_by: str) -> PerToken:
+    """Return the entropy of the tokens, at least 0.
+
+    Arithmetic in half precision gives a sure token an entropy a little below 0. A share of it, or
+    its inverse, would have no meaning or the wrong sign, so it counts as the 0 that it is.
+
+    Args:
+        rollout: The completions.
+        wanted_by: The name of the shaping, for the error when there is none.
+
+    Returns:
+        Nats, shape ``(B, T)``; padding may hold anything.
+
+    Example:
+        >>> rollout = Rollout(mask=torch.tensor([[True]]), entropy=torch.tensor([[-0.01]]))
+        >>> entropy_of(rollout, wanted_by="docs")
+        tensor([[0.]])
+    """
+    return rollout.signal("entropy", wanted_by=wanted_by).clamp(min=0.0)
 
 
 def token_labels(rollout: Rollout, scope: Scope, *, wanted_by: str) -> Labels:
@@ -309,10 +336,11 @@ def quantile_within(values: Values, labels: Labels, q: float) -> Values:
     return groups.spread(torch.lerp(low, high, place.frac())).to(values.dtype)
 
 
-def top_within(values: Values, labels: Labels, fraction: float) -> Tensor:
-    """Return which numbers are among the greatest ``ceil(fraction · n)`` of their label.
+def top_within(values: Values, labels: Labels, fraction: float) -> Values:
+    """Return how far each number is among the greatest ``ceil(fraction · n)`` of its label.
 
-    Among equal numbers the earlier one is taken, so that the count is exact.
+    1 for those that are, 0 for those that are not. Equal numbers at the border share the places
+    that are left: the total is exact, and the order of the numbers changes nothing.
 
     Args:
         values: The numbers.
@@ -320,20 +348,22 @@ def top_within(values: Values, labels: Labels, fraction: float) -> Tensor:
         fraction: In ``[0, 1]``.
 
     Returns:
-        Booleans, shape ``(N,)``.
+        Numbers in ``[0, 1]``.
 
     Example:
-        >>> top_within(torch.tensor([1.0, 5.0, 3.0]), torch.zeros(3, dtype=int), 0.34)
-        tensor([False,  True,  True])
+        >>> top_within(torch.tensor([1.0, 5.0, 3.0, 3.0]), torch.zeros(4, dtype=int), 0.5)
+        tensor([0.0000, 1.0000, 0.5000, 0.5000])
     """
     groups = Groups.of(labels)
-    order = _order(-values, groups)
-    first = groups.count.cumsum(0) - groups.count
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - groups.spread(first)[order]
+    ordered = values[_order(values, groups)]
     # 0.07 * 100 is 7.000000000000001: without the small term it would round up to 8.
-    quota = (fraction * groups.count.double() - 1e-9).ceil().long()
-    return rank < groups.spread(quota)
+    quota = (fraction * groups.count.double() - 1e-9).ceil().clamp(min=0.0)
+    last = groups.count.cumsum(0) - quota.long().clamp(min=1)  # where the least of the top stands
+    border = groups.spread(ordered[last])
+    above, tied = values > border, values == border
+    left = quota - groups.total(above)
+    part = groups.spread(left / groups.total(tied)).clamp(min=0.0).to(values.dtype)
+    return torch.where(above, 1.0, torch.where(tied, part, 0.0))
 
 
 def exponential_gain(

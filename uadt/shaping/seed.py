@@ -89,7 +89,7 @@ class SEED:
 
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Damp every group by its disagreement."""
-        check_advantage(advantage, rollout, wanted_by="SEED")
+        advantage = check_advantage(advantage, rollout, wanted_by="SEED")
         alive = rollout.mask.any(dim=-1)
         uncertainty = torch.full(alive.shape, math.nan, device=alive.device)
         if bool(alive.any()):

@@ -52,7 +52,9 @@ class STARE:
     In hp-luo/STARE@bffb9e7 the weight multiplies the clipped loss, which is the same as the
     advantage; but there the tokens are chosen in each *micro-batch*, by the surprisal of the
     *current* policy. Here they are chosen once a step in the whole batch, by the log-probs of
-    the rollout. With one update per rollout and one micro-batch both agree, to the number.
+    the rollout. With one update per rollout and one micro-batch both agree, to the number; but
+    tokens of equal surprisal at the border share the places that are left, so that they get a
+    weight between 1 and W (ours), where the code takes the ones that its sort puts first.
 
     Info:
         stare/multiplier: ``(B, T)``.
@@ -119,7 +121,7 @@ class STARE:
 
     def __call__(self, advantage: Tensor, rollout: Rollout, state: StareState) -> Shaped:
         """Move the controller, then multiply the chosen tokens."""
-        check_advantage(advantage, rollout, wanted_by="STARE", per_token=True)
+        advantage = check_advantage(advantage, rollout, wanted_by="STARE", per_token=True)
         mask = rollout.mask
         entropy = rollout.signal("entropy", wanted_by="STARE")[mask].double().mean()
         state = self._move(state, float(entropy))
@@ -130,7 +132,7 @@ class STARE:
         for weight, members in ((up, mask & (advantage > 0)), (down, mask & (advantage < 0))):
             values = surprisal[members]
             chosen = top_within(values, torch.zeros_like(values, dtype=torch.int64), self.fraction)
-            multiplier[members] = torch.where(chosen, weight, 1.0).to(advantage.dtype)
+            multiplier[members] = (1.0 + (weight - 1.0) * chosen.double()).to(advantage.dtype)
         shaped = torch.where(mask, advantage * multiplier, advantage)
         info = {
             "stare/multiplier": multiplier_of(shaped, advantage, mask),

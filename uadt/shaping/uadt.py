@@ -159,7 +159,7 @@ class UADT:
         self, advantage: Tensor, rollout: Rollout, state: EmaState | TaskState | EmptyState
     ) -> Shaped:
         """Shape by the uncertainty beside the threshold, and move the threshold."""
-        check_advantage(advantage, rollout, wanted_by="UADT")
+        advantage = check_advantage(advantage, rollout, wanted_by="UADT")
         uncertainty = self._uncertainty(rollout)
         threshold, after = self._threshold(uncertainty, rollout, state)
         factor = self._factor(uncertainty, threshold)
@@ -172,12 +172,12 @@ class UADT:
         )
         # ω = 0 gives A + 0, which is A, but for -0.0; "keeps its advantage" is meant to the bit.
         asked = like_advantage(~uncertainty.isnan(), advantage)
-        shaped = torch.where(counts & asked, shaped, advantage.detach())
+        shaped = torch.where(counts & asked, shaped, advantage)
         info = {
             "uadt/uncertainty": uncertainty,
             "uadt/threshold": threshold,
             "uadt/factor": factor,
-            "uadt/multiplier": multiplier_of(shaped, advantage.detach(), counts),
+            "uadt/multiplier": multiplier_of(shaped, advantage, counts),
         }
         return Shaped(shaped, after, info)
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from uadt.groups import Groups
 from uadt.shaping.parts import (
     check_advantage,
     check_between,
@@ -43,12 +44,23 @@ class UCAS:
     and the tax lowers every row a little more. UADT's directions, with two signals of its own
     and relative to the group where UADT is relative to the past.
 
-    ``faithful_to="code"`` repeats xvolcano02/UCAS@b122ff2: $c_i$ is the **sum** over tokens of
-    $\mathrm{KL}(U \| p) + \log V$, so that it grows with length (and wants ``vocab_size``);
-    and completions with advantage 0, of groups that are all correct too, pay the tax. With
-    ``"paper"``, $c_i$ is the mean of $\mathrm{KL}(U \| p)$ (ours: the paper's versions word it
-    differently) and advantages of 0 stay 0 (ours). The code holds its constants fixed; here
-    they are arguments.
+    ``faithful_to="code"`` repeats xvolcano02/UCAS@b122ff2:
+
+    * $c_i$ is the **sum** over tokens of $\mathrm{KL}(U \| p) + \log V$, so that it grows with
+      length (and wants ``vocab_size``).
+    * Completions with advantage 0, of groups that are all correct too, pay the tax.
+    * A group of one keeps its $c_i$ as it is, so that its gain is far from 1.
+    * Without division by the standard deviation in the baseline
+      (``norm_adv_by_std_in_grpo=False``), $\hat c_i$ is centred and not divided either, so that
+      the gains grow by orders: ``standardise=False``.
+
+    One more lies outside a shaping: the code masks nothing in its sum. Under
+    ``use_remove_padding=True``, as in the authors' scripts, certainty at padding is 0, and
+    ``"code"`` equals this. Without it the certainty of padding is summed too, which is a fault.
+
+    With ``"paper"``, $c_i$ is the mean of $\mathrm{KL}(U \| p)$ (ours: the paper's versions word
+    it differently), and advantages of 0 and the certainty of a group of one stay 0 (ours). The
+    code holds its constants fixed; here they are arguments.
 
     Signals: ``extra["self_certainty"]`` (``token_statistics(...).self_certainty``) and, unless
     ``penalty`` is 0, ``extra["logit"]``, the raw logit of the sampled token before temperature.
@@ -89,7 +101,9 @@ class UCAS:
     vocab_size: int | None = None
     """V; only for ``faithful_to="code"`` with self-certainty."""
     faithful_to: Literal["paper", "code"] = "paper"
-    """``"code"`` sums with the offset, and taxes advantages of 0."""
+    """``"code"`` sums with the offset, taxes advantages of 0, and lets groups of one be."""
+    standardise: bool = True
+    """False only centres ĉ in its group, without dividing by the standard deviation."""
     eps: float = 1e-6
     """Added to the standard deviation and to the range (the code's constant)."""
 
@@ -117,7 +131,7 @@ class UCAS:
 
     def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
         """Weigh the completions, then tax the tokens."""
-        check_advantage(advantage, rollout, wanted_by="UCAS", per_token=True)
+        advantage = check_advantage(advantage, rollout, wanted_by="UCAS", per_token=True)
         certainty = self._certainty(rollout)
         gain = exponential_gain(
             certainty[:, None],
@@ -125,7 +139,8 @@ class UCAS:
             positive=-self.alpha_positive,
             negative=self.alpha_negative,
         )
-        weighed = advantage * gain.to(advantage.dtype)
+        # A group of one may have an infinite gain with "code", and nothing times it is nothing.
+        weighed = torch.where(advantage == 0, 0.0, advantage * gain.to(advantage.dtype))
         taxed = weighed - self.penalty * self._logit(rollout).to(advantage.dtype)
         taxed = torch.where(weighed > 0, taxed.clamp(min=0.0), taxed)
         if self.faithful_to == "paper":
@@ -138,7 +153,7 @@ class UCAS:
         return Shaped(shaped, state, info)
 
     def _certainty(self, rollout: Rollout) -> Tensor:
-        """Return each completion's certainty, standardised in its group."""
+        """Return each completion's certainty beside the others of its group."""
         mask, alive = rollout.mask, rollout.mask.any(dim=-1)
         values = rollout.signal(self.certainty, wanted_by="UCAS")
         if self.certainty == "entropy":
@@ -148,9 +163,22 @@ class UCAS:
             certainty = (values + offset).masked_fill(~mask, 0.0).sum(dim=-1)
         else:
             certainty = sequence_mean(values, mask)
-        group = rollout.signal("group", wanted_by="UCAS")[alive]
         result = torch.zeros_like(certainty)
-        result[alive] = zscore_within(certainty[alive], group, eps=self.eps, correction=1)
+        result[alive] = self._beside(
+            certainty[alive], rollout.signal("group", wanted_by="UCAS")[alive]
+        )
+        return result
+
+    def _beside(self, certainty: Tensor, group: Tensor) -> Tensor:
+        """Return the z-score in the group, or the distance from its mean."""
+        groups = Groups.of(group)
+        if self.standardise:
+            result = zscore_within(certainty, group, eps=self.eps, correction=1)
+        else:
+            result = (certainty - groups.spread(groups.mean(certainty))).to(certainty.dtype)
+        if self.faithful_to == "code":  # mean 0 and standard deviation 1 for a group of one
+            raw = certainty / (1.0 + self.eps) if self.standardise else certainty
+            result = torch.where(groups.spread(groups.count) == 1, raw, result)
         return result
 
     def _logit(self, rollout: Rollout) -> Tensor:
