@@ -20,7 +20,9 @@ __all__ = [
     "SUPERSAMPLING",
     "Lesion",
     "background",
+    "blend",
     "optic_disc",
+    "oval",
     "paint",
     "photograph",
     "vessels",
@@ -127,7 +129,7 @@ def vessels(
                     ]
                     _stroke(pen, branch, width * 0.5, canvas)
     for name, colour, strength in (("artery", (158, 46, 30), 0.75), ("vein", (118, 24, 24), 0.85)):
-        picture = _blend(picture, masks[name], colour, strength, 0.0012)
+        picture = blend(picture, masks[name], colour, strength, 0.0012)
     return picture
 
 
@@ -149,8 +151,8 @@ def optic_disc(
         (DISC * cup_ratio, (255, 246, 214), 0.95),
     ):
         mask = Image.new("L", (canvas, canvas))
-        _oval(ImageDraw.Draw(mask), disc, radius, canvas, stretch=1.08)
-        picture = _blend(picture, mask, colour, strength, 0.003)
+        oval(ImageDraw.Draw(mask), disc, radius, canvas, stretch=1.08)
+        picture = blend(picture, mask, colour, strength, 0.003)
     return picture
 
 
@@ -174,11 +176,11 @@ def paint(
             elif kind in ("haemorrhages", "soft exudates"):  # blots: three overlapping ovals
                 for _ in range(3):
                     near = tuple(c + chance.uniform(-0.25, 0.25) * radius for c in at)
-                    _oval(pen, (near[0], near[1]), radius * 0.75, canvas, chance.uniform(0.8, 1.2))
+                    oval(pen, (near[0], near[1]), radius * 0.75, canvas, chance.uniform(0.8, 1.2))
             else:
-                _oval(pen, at, radius, canvas, chance.uniform(0.9, 1.1))
+                oval(pen, at, radius, canvas, chance.uniform(0.9, 1.1))
         strength = 0.95 * (1 - 0.6 * difficulty)
-        picture = _blend(picture, mask, _COLOUR[kind], strength, _SOFTNESS[kind])
+        picture = blend(picture, mask, _COLOUR[kind], strength, _SOFTNESS[kind])
     return picture
 
 
@@ -200,25 +202,27 @@ def _tangle(
         pen.ellipse((box[0], box[1], box[2], box[3]), outline=255, width=width)
 
 
-def _oval(
+def oval(
     pen: ImageDraw.ImageDraw,
     at: tuple[float, float],
     radius: float,
     canvas: int,
     stretch: float = 1.0,
 ) -> None:
+    """Fill an ellipse."""
     x, y = at[0] * canvas, at[1] * canvas
     r = radius * canvas
     pen.ellipse((x - r, y - r * stretch, x + r, y + r * stretch), fill=255)
 
 
-def _blend(
+def blend(
     picture: NDArray[np.float32],
     mask: Image.Image,
     colour: tuple[int, int, int],
     strength: float,
     softness: float,
 ) -> NDArray[np.float32]:
+    """Lay a colour over a picture where the mask is, with soft edges."""
     soft = mask.filter(ImageFilter.GaussianBlur(softness * picture.shape[0]))
     weight = np.asarray(soft, dtype=np.float32)[..., None] * np.float32(strength / 255)
     return (picture * (1 - weight) + np.array(colour, dtype=np.float32) * weight).astype(np.float32)

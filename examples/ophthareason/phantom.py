@@ -9,11 +9,18 @@ patient: no statement about medicine follows from a score on it, and every recor
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from examples.ophthareason.fine_painting import (
+    NATURAL,
+    fine_background,
+    fine_disc,
+    fine_lesions,
+    fine_vessels,
+)
 from examples.ophthareason.painting import (
     DISC,
     FIELD,
@@ -31,6 +38,7 @@ __all__ = [
     "GRADES",
     "KINDS",
     "LARGE_CUP",
+    "NATURAL_SIZE",
     "Lesion",
     "Phantom",
     "draw",
@@ -49,6 +57,12 @@ GRADES = (
 
 LARGE_CUP = 0.6
 """A cup-to-disc ratio above this one is called large. Ours; clinics look at more than a ratio."""
+
+NATURAL_SIZE = 224
+"""From so many pixels a side, lesions have their natural size, and vessels and disc their detail.
+
+On fewer, a microaneurysm would be less than a pixel: there, lesions are symbols, drawn up to three
+times as wide. Kinds, counts and places are the same on every size."""
 
 _RADIUS = {
     "microaneurysms": (0.017, 0.021),
@@ -142,7 +156,7 @@ def draw(
         seed: Decides the eye and where its lesions lie. Equal arguments give equal bytes.
         counts: How many lesions of which of `KINDS`; none by default.
         cup_ratio: Diameter of the cup over that of the disc, within ``(0.1, 0.95)``.
-        size: Side of the picture in pixels, 112 to 448.
+        size: Side of the picture in pixels, 112 to 448; from `NATURAL_SIZE` with more detail.
         difficulty: 0 draws large, clear lesions; 1 halves their size, takes 60 % of their contrast
             and makes light and focus worse.
 
@@ -172,10 +186,16 @@ def draw(
     macula = (0.5 - side * eye.uniform(0.03, 0.06), 0.5 + eye.uniform(-0.01, 0.04))
     canvas = size * SUPERSAMPLING
     picture = background(eye, seed, canvas, disc, macula, difficulty)
-    picture = vessels(eye, picture, disc, side)
-    picture = optic_disc(picture, disc, cup_ratio)
     lesions = _place(random.Random(f"lesions {seed}"), counts, disc, macula, difficulty)
-    picture = paint(random.Random(f"shapes {seed}"), picture, lesions, difficulty)
+    shapes = random.Random(f"shapes {seed}")
+    if size < NATURAL_SIZE:
+        picture = optic_disc(vessels(eye, picture, disc, side), disc, cup_ratio)
+        picture = paint(shapes, picture, lesions, difficulty)
+    else:
+        lesions = tuple(replace(one, radius=one.radius * NATURAL[one.kind]) for one in lesions)
+        picture = fine_disc(fine_background(seed, picture), disc, cup_ratio)
+        picture = fine_vessels(eye, picture, disc, macula, side)
+        picture = fine_lesions(shapes, picture, lesions, difficulty)
     return Phantom(
         image=photograph(picture, seed, size, difficulty),
         lesions=lesions,

@@ -19,6 +19,7 @@ from examples.ophthareason.phantom import (
     GRADES,
     KINDS,
     LARGE_CUP,
+    NATURAL_SIZE,
     Lesion,
     Phantom,
     draw,
@@ -108,11 +109,65 @@ def test_the_knob_makes_lesions_smaller_and_fainter() -> None:
     assert seen[0] > 2 * seen[1] > 4 * seen[2]
 
 
-@pytest.mark.parametrize("size", [112, 224, 448])
+@pytest.mark.parametrize("size", [112, NATURAL_SIZE - 1, NATURAL_SIZE, 448])
 def test_the_truth_does_not_depend_on_the_size(size: int) -> None:
-    eye = draw(8, counts={"drusen": 4}, size=size)
+    counts = {"drusen": 4, "haemorrhages": 2}
+    eye, small = (draw(8, counts=counts, size=pixels) for pixels in (size, 112))
     assert eye.image.shape == (size, size, 3)
-    assert eye.lesions == draw(8, counts={"drusen": 4}).lesions
+    assert [(one.kind, one.x, one.y) for one in eye.lesions] == [
+        (one.kind, one.x, one.y) for one in small.lesions
+    ]
+    assert (eye.grade, eye.cup_ratio, eye.disc) == (small.grade, small.cup_ratio, small.disc)
+
+
+def test_lesions_have_their_natural_proportions_where_there_are_pixels_for_them() -> None:
+    # A disc is about 1.75 mm wide: 0.17 of the side, so 0.1 mm are 0.0097. By definition a
+    # microaneurysm has less than 0.125 mm, a druse at most some 0.25 mm; a cotton-wool spot has a
+    # quarter to half of the disc.
+    eye = draw(6, counts=dict.fromkeys(KINDS, 2), size=NATURAL_SIZE)
+    widths = {
+        kind: [2 * one.radius * 1.75 / 0.17 for one in eye.lesions if one.kind == kind]
+        for kind in KINDS
+    }
+    assert max(widths["microaneurysms"]) < 0.16
+    assert max(widths["microaneurysms"]) < min(widths["hard exudates"])
+    assert max(widths["drusen"]) < 0.36
+    assert max(widths["hard exudates"]) < min(widths["haemorrhages"])
+    assert all(0.25 < width / 1.75 < 0.5 for width in widths["soft exudates"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_vessels_cross_the_rim_of_the_disc(seed: int) -> None:
+    # Just inside the disc's rim, blood is darker than the disc. Four vessels at least leave it.
+    eye = draw(seed, size=448)
+    green: list[int] = []
+    for step in range(720):
+        x, y = (
+            int(448 * (centre + 0.078 * turn(math.radians(step / 2))))
+            for centre, turn in zip(eye.disc, (math.cos, math.sin), strict=True)
+        )
+        green.append(int(eye.image[y, x, 1]))
+    dark = np.array(green) < sorted(green)[360] - 25
+    crossed: Any = ndimage.label(dark)
+    assert crossed[1] >= 4
+
+
+def test_the_miniature_sees_what_the_shipped_checkpoint_was_trained_on() -> None:
+    # Mean green of an 8 by 8 grid, written down from the drawing that the checkpoint was trained
+    # on. Another drawing at this size would ask it about pictures such as it has never seen.
+    eye = draw(7, counts={"haemorrhages": 3, "drusen": 5}, cup_ratio=0.8)
+    grid = eye.image[..., 1].astype(float).reshape(8, 14, 8, 14).mean((1, 3))
+    expected = [
+        [0.0, 4.4, 37.7, 60.1, 61.4, 38.0, 4.2, 0.0],
+        [4.4, 60.5, 76.8, 84.9, 88.3, 84.7, 63.5, 4.4],
+        [40.2, 87.2, 75.1, 105.6, 104.4, 96.3, 83.1, 35.3],
+        [63.0, 73.4, 108.8, 101.3, 88.7, 152.5, 184.1, 64.3],
+        [62.8, 91.6, 99.2, 108.8, 104.2, 113.2, 129.7, 63.3],
+        [40.7, 86.6, 95.2, 96.6, 92.8, 97.6, 83.8, 35.3],
+        [4.5, 61.8, 83.9, 89.8, 93.8, 86.5, 64.8, 4.5],
+        [0.0, 4.5, 41.0, 64.6, 63.9, 40.0, 4.7, 0.0],
+    ]
+    assert np.abs(grid - np.array(expected)).max() < 1.0
 
 
 def lesion(kind: str, x: float = 0.4, y: float = 0.4) -> Lesion:
