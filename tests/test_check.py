@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from uadt.baselines import (
@@ -163,6 +165,30 @@ def test_every_group_mean_passes_and_other_baselines_say_so() -> None:
         check_rollout(other, rollout, group_centred=False)
 
 
+@given(
+    lengths=st.lists(st.integers(1, 8), min_size=1, max_size=6),
+    left=st.booleans(),
+    zeros=st.floats(0.0, 0.9),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=150, deadline=None)
+def test_padding_on_either_side_passes(
+    lengths: list[int], left: bool, zeros: float, seed: int
+) -> None:
+    # Some tokens are certain, to the last bit; mask and values are padded on the same side.
+    places, length = torch.arange(8), torch.tensor(lengths)[:, None]
+    mask = places >= 8 - length if left else places < length
+    g = torch.Generator().manual_seed(seed)
+    values = torch.rand(mask.shape, generator=g) + 0.1
+    # The certain ones lie inside, where they hide no end: what hides ends, other tests pin.
+    first_and_last = (mask & ~mask.roll(1, -1)) | (mask & ~mask.roll(-1, -1))
+    first_and_last[:, 0] |= mask[:, 0]
+    first_and_last[:, -1] |= mask[:, -1]
+    certain = (torch.rand(mask.shape, generator=g) < zeros) & ~first_and_last
+    entropy = values.masked_fill(certain | ~mask, 0.0)
+    check_rollout(torch.zeros(len(lengths)), Rollout(mask=mask, entropy=entropy))
+
+
 # --- mistakes -------------------------------------------------------------------------------
 
 
@@ -189,6 +215,38 @@ def test_a_mask_shifted_to_the_left_or_without_the_last_token(seed: int) -> None
     mask[:, -1] = False
     words = _complaint(advantage, replace(rollout, mask=mask))
     assert "mask ends 1 before entropy in every row: shifted to the left, or the end-of" in words
+
+
+# Three completions of 1, 2 and 4 tokens in 5 places.
+_RIGHT = torch.tensor([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]], dtype=torch.bool)
+_LEFT = torch.tensor([[0, 0, 0, 0, 1], [0, 0, 0, 1, 1], [0, 1, 1, 1, 1]], dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("mask", "alive", "words"),
+    [
+        (_RIGHT, _LEFT, "mask on the right, entropy on the left"),
+        (_LEFT, _RIGHT, "mask on the left, entropy on the right"),
+    ],
+)
+@pytest.mark.parametrize("padding", [0.0, math.nan])
+def test_padding_on_opposite_sides(mask: Tensor, alive: Tensor, words: str, padding: float) -> None:
+    entropy = torch.full(alive.shape, 0.5).masked_fill(~alive, padding)
+    said = _complaint(torch.zeros(3), Rollout(mask=mask, entropy=entropy))
+    assert f"mask and entropy are padded on opposite sides: {words}; cut both alike" in said
+    # It is not called counted padding, or a shift, as well; NaN inside the mask is named too.
+    assert said.count("\n- ") == (1 if padding == 0.0 else 2)
+
+
+def test_padding_on_opposite_sides_where_all_begin_with_a_certain_token() -> None:
+    # A "<think>" that a policy always writes has the entropy and the log-probability 0.
+    advantage, rollout = _honest()
+    assert rollout.logprob is not None
+    length = rollout.mask.sum(-1, keepdim=True)
+    inside = torch.arange(WIDTH) > WIDTH - length  # all but the first token, moved to the right
+    logprob = torch.full((ROWS, WIDTH), -0.5).masked_fill(~inside, 0.0)
+    said = _complaint(advantage, Rollout(mask=rollout.mask, logprob=logprob))
+    assert "mask and logprob are padded on opposite sides: mask on the right" in said
 
 
 def test_padding_that_counts() -> None:

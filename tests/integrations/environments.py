@@ -11,7 +11,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def environment(name: str, *packages: str, alone: tuple[str, ...] = ()) -> Path:
+def environment(
+    name: str,
+    *packages: str,
+    alone: tuple[str, ...] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Path:
     """Return the Python of an environment with some packages, made once and kept.
 
     It sees what the tests' own environment has, so that torch is not installed again, and what is
@@ -21,6 +26,7 @@ def environment(name: str, *packages: str, alone: tuple[str, ...] = ()) -> Path:
         name: Of the environment; it lies in the tests' own.
         packages: For pip, with what they require.
         alone: For pip, without what they require: what cannot be had without a GPU.
+        variables: For pip's environment, where a package reads some when it is built.
     """
     folder = Path(sys.prefix) / "stacks" / name
     python = folder / "bin" / "python"
@@ -34,7 +40,8 @@ def environment(name: str, *packages: str, alone: tuple[str, ...] = ()) -> Path:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q"]
     for command in ([*pip, *packages], [*pip, "--no-deps", *alone]):
         if command[-1] not in ("-q", "--no-deps"):
-            subprocess.run(command, check=True, timeout=1500)
+            surroundings = {**os.environ, **(variables or {})}
+            subprocess.run(command, check=True, timeout=1500, env=surroundings)
     stamp.write_text(wanted)
     return python
 

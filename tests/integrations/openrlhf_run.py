@@ -2,8 +2,8 @@
 # Runs in an environment of its own, where OpenRLHF is installed.
 """OpenRLHF's own experience maker and trainer base, in this process and in a Ray actor.
 
-DeepSpeed and flash-attention are not to be had without a GPU, and vLLM is not used by what runs
-here: modules of these names are stubs. Everything else is the real package.
+flash-attention is not to be had without a GPU: a module of that name is a stub. Everything else is
+the real package, DeepSpeed and the CPU build of vLLM among them.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
-STUBS = ("deepspeed", "flash_attn", "vllm", "bitsandbytes")
+STUBS = ("flash_attn",)
 
 
 class Anything(ModuleType):

@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-# Runs in an environment of its own, with a checkout of slime on the path.
+# Runs in an environment of its own, where slime is installed.
 """slime's own ``compute_advantages_and_returns`` and its loading of functions, on lists of tensors.
 
 Megatron's process groups are real, over gloo. What cannot be had without a GPU is a stub: the

@@ -1,6 +1,6 @@
 """OpenRLHF 0.11.2: its real experience maker and trainer base, patched as a user's run is.
 
-Whole trainings need GPUs (DeepSpeed, flash-attention, vLLM engines in Ray) and were not run.
+Only flash-attention is a stub. Whole trainings need GPUs and were not run.
 """
 
 import json
@@ -18,10 +18,12 @@ Found = dict[str, Any]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     packages = (
-        "openrlhf==0.11.2 ray==2.55.0 loralib optree torchmetrics lightning-utilities "
-        "transformers-stream-generator"
+        "openrlhf==0.11.2 ray==2.55.0 deepspeed==0.19.8 bitsandbytes==0.50.2 hjson loralib optree "
+        "torchmetrics lightning-utilities transformers-stream-generator"
     )
-    python = environment("openrlhf", alone=tuple(packages.split()))
+    # DeepSpeed without its own operators needs neither a GPU nor a compiler.
+    built = {"DS_BUILD_OPS": "0"}
+    python = environment("openrlhf", alone=tuple(packages.split()), variables=built)
     out = tmp_path_factory.mktemp("openrlhf") / "found.json"
     run(python, "-m", "tests.integrations.openrlhf_run", str(out))
     return json.loads(out.read_text())

@@ -1,41 +1,45 @@
 """slime 0.3.1: its own advantages and its loading of functions, on two ranks over gloo.
 
-slime is not in a package index. ``SLIME_SOURCE`` names a checkout of THUDM/slime@624b824. Whole
-trainings need Megatron and SGLang on GPUs, and were not run.
+slime is not in a package index: pip installs THUDM/slime@624b824 from GitHub, or what
+``SLIME_SOURCE`` names, such as a checkout. Whole trainings need Megatron and SGLang on GPUs, and
+were not run.
 """
 
 import json
 import math
 import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integrations.environments import ROOT, environment, run
+from tests.integrations.environments import environment, run
 
 pytestmark = pytest.mark.matrix
 Found = dict[str, Any]
+COMMIT = "624b824a898ab0ec1fcb4d373004c7f3852bf515"
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     source = os.environ.get("SLIME_SOURCE")
-    if not source:
-        pytest.skip("SLIME_SOURCE names no checkout of slime")
-    python = environment("slime", alone=("megatron-core==0.16.1",))
+    slime = source or f"git+https://github.com/THUDM/slime@{COMMIT}"
+    try:
+        python = environment("slime", alone=("megatron-core==0.16.1", slime))
+    except subprocess.CalledProcessError:
+        if source:
+            raise
+        pytest.skip(
+            "GitHub was not reached: SLIME_SOURCE=/path/to/a/checkout/of/slime does without"
+        )
     out = tmp_path_factory.mktemp("slime") / "found"
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = str(one.getsockname()[1])
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    path = os.pathsep.join([str(ROOT), source])
-    run(
-        python,
-        *(*launcher, "--module", "tests.integrations.slime_run", str(out)),
-        variables={"PYTHONPATH": path},
-    )
+    run(python, *launcher, "--module", "tests.integrations.slime_run", str(out))
     return [json.loads(Path(f"{out}.{rank}").read_text()) for rank in (0, 1)]
 
 
