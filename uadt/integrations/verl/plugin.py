@@ -38,9 +38,11 @@ _CPU_HOOKS = {
     "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer": (
         f"{_HOME}.cpu.shims:give_up_in_time"
     ),
+    "verl.utils.model": f"{_HOME}.cpu.shims:critic_without_flash_attention",
     "verl.utils.tensordict_utils": f"{_HOME}.cpu.shims:keep_equal_positions",
     "verl.utils.distributed": f"{_HOME}.cpu.shims:initialise_gloo_once",
     "verl.workers.engine": f"{_HOME}.cpu.engine:register",
+    "verl.checkpoint_engine": f"{_HOME}.cpu.weight_transfer:register",
     "verl.workers.rollout.base": f"{_HOME}.cpu.rollout_names:register_adapter",
     "verl.workers.rollout.replica": f"{_HOME}.cpu.rollout_names:register_replica",
 }

@@ -22,6 +22,7 @@ from verl.workers.utils.padding import response_to_nested
 from uadt.integrations.state_file import read_json, write_json
 from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.estimator import NAME
+from uadt.integrations.verl.failing import count_groups_of_one, end_after_failures
 from uadt.integrations.verl.plugin import warn_if_untested
 from uadt.integrations.verl.settings import MODES, Settings, check_run
 from uadt.integrations.verl.signals import (
@@ -64,6 +65,7 @@ class UadtMixin:
     global_steps: int
     local_trigger_step: int
     timing_raw: dict[str, float]
+    replay_buffer: Any
 
     def __init__(self, config: Any) -> None:
         """Check the configuration, then start as verl's trainer of this mode."""
@@ -79,6 +81,7 @@ class UadtMixin:
             if config.algorithm.adv_estimator == NAME:
                 config.algorithm.adv_estimator = "grpo"
         super().__init__(config)  # type: ignore[call-arg]
+        end_after_failures(self.replay_buffer)
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
@@ -111,6 +114,8 @@ class UadtMixin:
         self.uadt_updates += 1
         metrics.update(summarise(shaped, advantage, rollout))
         metrics["uadt/updates"] = self.uadt_updates
+        if self.config.actor_rollout_ref.rollout.n > 1:
+            metrics["uadt/groups_of_one"] = count_groups_of_one(keys)
         if (count := unscorable(data)) is not None:
             metrics["uadt/unscorable"] = count
         if settings.diagnostics.path is not None:

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
+    "critic_without_flash_attention",
     "give_up_in_time",
     "initialise_gloo_once",
     "install",
@@ -67,6 +68,27 @@ def leave_trl_alone() -> None:
     if not (Path(spec.origin).parent / "experimental" / "ppo").exists():
         module = importlib.import_module("verl.models.transformers.monkey_patch")
         module.__dict__["is_trl_available"] = lambda: False
+
+
+def critic_without_flash_attention() -> None:
+    """Load a critic with torch's own attention.
+
+    verl asks for flash attention whatever the configuration says, and without a GPU falls back to a
+    class of TRL that newer TRLs no longer have.
+    """
+    module = importlib.import_module("verl.utils.model")
+
+    def load(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
+        classes: Any = importlib.import_module("transformers").AutoModelForTokenClassification
+        return classes.from_pretrained(
+            local_path,
+            dtype=torch_dtype,
+            config=model_config,
+            attn_implementation="sdpa",
+            trust_remote_code=trust_remote_code,
+        )
+
+    module.__dict__["load_valuehead_model"] = load
 
 
 def give_up_in_time() -> None:

@@ -25,6 +25,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.model import get_hf_auto_model_class
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
+from verl.workers.rollout.utils import ensure_async_iterator
 
 from uadt.integrations.verl.cpu.barred import bar_tokens
 from uadt.integrations.verl.cpu.rollout_names import NAME
@@ -74,7 +75,7 @@ class TransformersServer:
         self.busy = asyncio.Lock()
         self.admitted = asyncio.Event()
         self.admitted.set()
-        self.aborting = False
+        self.aborting = self.rejecting = False
         self.seen: Counter[bytes] = Counter()
         self.global_steps: int | None = None
         self.loop: asyncio.Task[None] | None = None
@@ -99,6 +100,8 @@ class TransformersServer:
             )
         if sampling_params.get("repetition_penalty", 1.0) != 1.0:
             raise NotImplementedError("rollout.name=transformers knows no repetition_penalty")
+        if self.rejecting:
+            return self._output([], [], "aborted")  # verl asks another server
         await self.admitted.wait()
         if self.loop is None:
             self.loop = asyncio.create_task(self._serve())
@@ -130,9 +133,12 @@ class TransformersServer:
             self.seen.clear()
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """End the running batch early, and hold new requests until `resume_generation`."""
+        """End the running batch early, and hold new requests until `resume_generation`.
+
+        With ``reject_request`` new requests are sent back at once: this server leaves the rotation.
+        """
         self.admitted.clear()
-        self.aborting = True
+        self.aborting, self.rejecting = True, reject_request
         while not self.queue.empty():
             self.queue.get_nowait().answer.set_result(self._output([], [], "aborted"))
         async with self.busy:  # the running batch has ended
@@ -140,6 +146,7 @@ class TransformersServer:
 
     async def resume_generation(self) -> None:
         """Admit requests again."""
+        self.rejecting = False
         self.admitted.set()
 
     async def set_global_steps(self, global_steps: int) -> None:
@@ -313,10 +320,17 @@ class TransformersAdapter(BaseRollout):
     """Lives in the actor worker and hands new weights to the server of its rank."""
 
     def __init__(
-        self, config: Any, model_config: Any, device_mesh: Any, replica_rank: int = 0, **kwargs: Any
+        self,
+        config: Any,
+        model_config: Any,
+        device_mesh: Any,
+        replica_rank: int | None = None,
+        **kwargs: Any,
     ) -> None:
         """Connect to nothing yet: the server starts later."""
         super().__init__(config, model_config, device_mesh)
+        # In a worker of the trainer, one server a rank; elsewhere verl says which server it is.
+        self.rank = int(os.environ["RANK"]) if replica_rank is None else replica_rank
         self.server: Any = None
 
     async def resume(self, tags: list[str]) -> None:
@@ -340,8 +354,11 @@ class TransformersAdapter(BaseRollout):
         if wire_format != "named_tensors":
             raise NotImplementedError(f"wire_format must be 'named_tensors', got {wire_format!r}")
         # Every rank goes through all names: each is gathered from all ranks.
-        named = {name: weight.detach().to("cpu", torch.float32).numpy() for name, weight in weights}
+        named = {
+            name: weight.detach().to("cpu", torch.float32).numpy()
+            async for name, weight in ensure_async_iterator(weights)
+        }
         if self.server is None:
-            self.server = ray.get_actor(f"{NAME}_server_{int(os.environ['RANK'])}")
+            self.server = ray.get_actor(f"{NAME}_server_{self.rank}")
         sent = self.server.load_weights.remote(named, global_steps)
         await asyncio.wait_for(sent, timeout_seconds())

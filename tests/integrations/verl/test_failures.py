@@ -1,0 +1,149 @@
+"""What fails in the middle of a real run: a clear error or a defined step, never a hang.
+
+Every run is under a timeout, which counts as a hang.
+"""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("verl", reason="verl is not installed")
+pytest.importorskip("ray", reason="Ray is not installed")
+
+from verl_runs import HERE, Run, diagnosed, overrides, run
+
+pytestmark = pytest.mark.timeout(2400)
+
+Tell = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("failures")
+
+
+def rewarded_by(name: str) -> str:
+    return f"reward.custom_reward_function.name={name}"
+
+
+def test_a_reward_that_always_raises_ends_the_run(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / "raises"
+    arguments = [*overrides(text_assets, where, steps=2), rewarded_by("raise_always")]
+    ran = run(where, arguments, tell=tell)
+    ran.failed_with("this reward always fails", "no materializable trajectories")
+
+
+@pytest.mark.matrix
+def test_a_reward_that_always_raises_ends_an_asynchronous_run(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    # verl's own asynchronous modes replace a failed prompt by another one for ever.
+    where = folder / "raises_async"
+    arguments = [
+        *overrides(text_assets, where, steps=2),
+        rewarded_by("raise_always"),
+        "trainer.v1.trainer_mode=uadt_colocate_async",
+        "data.gen_batch_size=1",
+    ]
+    ran = run(where, arguments, tell=tell)
+    ran.failed_with("this reward always fails", "prompts in a row have failed")
+
+
+@pytest.mark.matrix
+def test_a_group_that_failed_is_left_out_of_the_step(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / "one_group"
+    arguments = [
+        *overrides(text_assets, where, steps=4),
+        *diagnosed(where),
+        rewarded_by("raise_for_one"),
+    ]
+    ran = run(where, arguments, tell=tell)
+    assert ran.returncode == 0, ran.tail()
+    groups = {step: {r["group"] for r in records} for step, records in ran.diagnostics.items()}
+    assert sorted(groups) == [1, 2, 3, 4]
+    assert any(len(found) < 4 for found in groups.values())  # verl filled the batch with padding
+    for records in ran.diagnostics.values():
+        assert all(record["tokens"] > 0 for record in records)  # no padding row was shaped
+
+
+@pytest.mark.matrix
+def test_completions_without_tokens_are_a_defined_step(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / "empty"
+    where.mkdir()
+    loops = where / "loops.yaml"
+    loops.write_text("- name: sometimes_empty\n  _target_: verl_empty_loop.SometimesEmpty\n")
+    arguments = [
+        *overrides(text_assets, where, steps=2),
+        *diagnosed(where),
+        "actor_rollout_ref.rollout.agent.default_agent_loop=sometimes_empty",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={loops}",
+    ]
+    ran = run(where, arguments, tell=tell, environment={"PYTHONPATH": str(HERE)})
+    assert ran.returncode == 0, ran.tail()
+    for records in ran.diagnostics.values():
+        for record in records:
+            assert record["shaped_advantage"] is None or record["tokens"] > 0
+
+
+def interrupted(
+    text_assets: Path, where: Path, tell: Tell, title: str, sent: signal.Signals, seconds: int
+) -> Run:
+    """Run; during the first step, after its advantages, signal the processes with this title."""
+    signalled: list[int] = []
+
+    def once(place: Path) -> bool:
+        if not signalled and (place / "diagnostics" / "step_000001_00.jsonl").exists():
+            for process in processes_of(place, title):
+                signalled.append(process.pid)
+                process.send_signal(sent)
+        return False
+
+    arguments = [*overrides(text_assets, where, steps=12), *diagnosed(where)]
+    environment = {"UADT_CPU_TIMEOUT": str(seconds)}
+    ran = run(where, arguments, tell=tell, interrupt=once, environment=environment)
+    assert signalled, f"no process with the title {title} was found:\n{ran.tail()}"
+    return ran
+
+
+def processes_of(place: Path, title: str) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("VERL_FILE_LOGGER_PATH") == str(place / "metrics.jsonl")
+            if ours and title in " ".join(process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_a_worker_that_is_killed_ends_the_run(text_assets: Path, folder: Path, tell: Tell) -> None:
+    ran = interrupted(text_assets, folder / "worker", tell, "WorkerDict", signal.SIGKILL, 300)
+    ran.failed_with("ActorDiedError")
+
+
+@pytest.mark.matrix
+def test_a_rollout_server_that_is_killed_ends_the_run(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / "server"
+    ran = interrupted(text_assets, where, tell, "TransformersServer", signal.SIGKILL, 300)
+    ran.failed_with("ActorDiedError")
+
+
+@pytest.mark.matrix
+def test_a_weight_sync_that_gets_no_answer_ends_the_run(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / "stopped"
+    ran = interrupted(text_assets, where, tell, "TransformersServer", signal.SIGSTOP, 60)
+    ran.failed_with("TimeoutError", "load_weights")
