@@ -30,11 +30,12 @@ from examples.ophthareason.policy import Completions, Policy
 from examples.ophthareason.records import Item
 from examples.ophthareason.settings import Reinforcement, Settings, load_settings
 from examples.ophthareason.splits import draw_phantoms, read_split
+from examples.ophthareason.styles import learn_short_traces, style_of
 from uadt.rewards import score
 from uadt.shaping import EntropyAdvantage
 from uadt.types import Shaping
 
-__all__ = ["ARMS", "Batch", "examine", "style_of", "train"]
+__all__ = ["ARMS", "Batch", "examine", "train"]
 
 HERE = Path(__file__).parent
 ARMS: dict[str, Shaping] = {
@@ -47,34 +48,6 @@ ARMS: dict[str, Shaping] = {
     "entropy_advantage": EntropyAdvantage(),
 }
 """What is compared, by name; the first is what the others are compared with."""
-
-FORWARD, BACKWARD, OTHER = "forward", "backward", "other"
-_FIRST = {
-    "A ": FORWARD,
-    "microaneurysms ": FORWARD,
-    "D ": BACKWARD,
-    "large cup ": BACKWARD,
-}
-
-
-def style_of(response: str) -> str:
-    """Say in which of the two taught orders a trace goes through the options or findings.
-
-    Both orders have the same words, so equally many tokens: a drift between them is not one of
-    length.
-
-    Example:
-        >>> style_of("<think>D drusen no, C large cup yes")
-        'backward'
-        >>> style_of("<think>microaneurysms no, haemorrhages yes")
-        'forward'
-        >>> style_of("<answer>B</answer>")
-        'other'
-    """
-    for first, style in _FIRST.items():
-        if response.startswith("<think>" + first):
-            return style
-    return OTHER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +76,7 @@ class Batch:
             above |= rows & (uncertainty > uncertainty[rows].median())
             measures[f"accuracy/{task}"] = self.accuracy[rows].mean().item()
         count = Counter(styles)
-        for style in (FORWARD, BACKWARD):
+        for style in ("forward", "backward", "short"):
             rows = torch.tensor([other == style for other in styles])
             measures[f"share/{style}"] = count[style] / len(styles)
             if rows.any():  # of a style that died out there is nothing to measure
@@ -277,7 +250,7 @@ def _endless(items: Sequence[Item], seed: int) -> Iterator[Item]:
             yield items[place]
 
 
-def _run_all(settings: Settings, run: Path, seeds: int, start: Path) -> None:
+def _run_all(settings: Settings, run: Path, arms: Sequence[str], seeds: int, start: Path) -> None:
     """Train what the folder does not have yet, seed by seed so that a part is balanced too."""
     for split in ("practice", "test"):
         draw_phantoms(settings, run / "phantoms", split, lambda *_: None)
@@ -293,23 +266,23 @@ def _run_all(settings: Settings, run: Path, seeds: int, start: Path) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
-        total = progress.add_task("runs", total=seeds * len(ARMS))
+        total = progress.add_task("runs", total=seeds * len(arms))
         for seed in range(seeds):
-            for arm, shaping in ARMS.items():
+            for arm in arms:
                 path = run / f"seed-{seed}" / f"{arm}.json"
                 if not path.is_file():
                     now = progress.add_task(f"{arm}, seed {seed}", total=reinforcement.steps)
                     policy = Policy(*load(start))
                     steps = train(
                         policy,
-                        shaping,
+                        ARMS[arm],
                         practice,
                         reinforcement,
                         seed=seed,
                         tell=lambda done, now=now: progress.update(now, completed=done),
                     )
                     exam = examine(policy, test, reinforcement)
-                    _write(path, {"shaping": repr(shaping), "steps": steps, "exam": exam})
+                    _write(path, {"shaping": repr(ARMS[arm]), "steps": steps, "exam": exam})
                     progress.remove_task(now)
                     progress.console.print(f"{path}: {exam['sampled']['accuracy']:.3f}")
                 progress.advance(total)
@@ -329,14 +302,25 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/compare"))
     parser.add_argument("--config", type=Path, default=HERE / "configs" / "miniature.yaml")
     parser.add_argument("--start", type=Path, default=HERE / "checkpoints" / "stage-2")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--short-traces", action="store_true", help="first teach traces that are short as well"
+    )
     parser.add_argument("--report", type=Path, help="write tables and figures of what is there")
-    parser.add_argument("overrides", nargs="*", help="such as reinforcement.steps=2")
-    given = parser.parse_intermixed_args()
+    parser.add_argument(
+        "--set", nargs="+", default=[], dest="overrides", help="such as reinforcement.steps=2"
+    )
+    given = parser.parse_args()
     if given.report:
-        write_comparison(given.run, given.report, arms=list(ARMS))
+        style = "short" if given.short_traces else "backward"
+        write_comparison(given.run, given.report, arms=given.arms, style=style)
         return
-    _run_all(load_settings(given.config, given.overrides), given.run, given.seeds, given.start)
+    settings = load_settings(given.config, given.overrides)
+    start = given.start
+    if given.short_traces:
+        start = learn_short_traces(settings, given.run, start, lambda *_: None)
+    _run_all(settings, given.run, given.arms, given.seeds, start)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-__all__ = ["OUTCOMES", "Difference", "difference", "read_runs", "table", "write_comparison"]
+__all__ = ["Difference", "difference", "outcomes", "read_runs", "table", "write_comparison"]
 
 Run = Mapping[str, Any]
 """What `compare` writes of one run: its shaping, its steps and its exam."""
@@ -31,35 +31,34 @@ def _exam(how: str, *names: str, minus: str | None = None) -> Callable[[Run], fl
 
 
 _BASIC = ("accuracy/single_choice", "accuracy/multiple_choice")
-OUTCOMES: dict[str, Callable[[Run], float]] = {
-    "reward in training, last 10 steps": _end("reward"),
-    "accuracy, sampled": _exam("sampled", "accuracy"),
-    "— basic": _exam("sampled", *_BASIC),
-    "— complex": _exam("sampled", "accuracy/diagnosis"),
-    "accuracy, greedy": _exam("greedy", "accuracy"),
-    "— basic, greedy": _exam("greedy", *_BASIC),
-    "— complex, greedy": _exam("greedy", "accuracy/diagnosis"),
-    "format, sampled": _exam("sampled", "format"),
-    "entropy in training, last 10 steps (nats)": _end("entropy"),
-    "tokens, sampled": _exam("sampled", "tokens"),
-    "tokens, uncertain − certain": _exam("sampled", "tokens/uncertain", minus="tokens/certain"),
-    "share of backward traces": _exam("sampled", "share/backward"),
-}
-"""What is compared, by name. Held-out items but where it says training."""
+_ACCURACY, _GREEDY = "accuracy, sampled", "accuracy, greedy"
+_ENTROPY, _TOKENS = "entropy, last 10 steps, nats", "tokens, sampled"
 
-_CURVES = {
-    "reward": "reward",
-    "entropy": "entropy, nats a token",
-    "tokens": "tokens a completion",
-    "share/backward": "share of backward traces",
-}
-_FOREST = (
-    "accuracy, sampled",
-    "accuracy, greedy",
-    "entropy in training, last 10 steps (nats)",
-    "tokens, sampled",
-    "share of backward traces",
-)
+
+def outcomes(style: str) -> dict[str, Callable[[Run], float]]:
+    """Return what is compared, by name; on held-out items but for the last steps of training.
+
+    Args:
+        style: Of which `styles.STYLES` the share is of interest.
+    """
+    return {
+        "reward, last 10 steps": _end("reward"),
+        _ACCURACY: _exam("sampled", "accuracy"),
+        "— basic": _exam("sampled", *_BASIC),
+        "— complex": _exam("sampled", "accuracy/diagnosis"),
+        _GREEDY: _exam("greedy", "accuracy"),
+        "— basic, greedy": _exam("greedy", *_BASIC),
+        "— complex, greedy": _exam("greedy", "accuracy/diagnosis"),
+        "format, sampled": _exam("sampled", "format"),
+        _ENTROPY: _end("entropy"),
+        _TOKENS: _exam("sampled", "tokens"),
+        "tokens, uncertain − certain": _exam("sampled", "tokens/uncertain", minus="tokens/certain"),
+        _share(style): _exam("sampled", f"share/{style}"),
+    }
+
+
+def _share(style: str) -> str:
+    return f"share of {style} traces"
 
 
 class Difference(NamedTuple):
@@ -116,12 +115,13 @@ def read_runs(run: Path, arms: Sequence[str]) -> dict[str, list[Run]]:
     return {arm: [json.loads((seed / f"{arm}.json").read_text()) for seed in whole] for arm in arms}
 
 
-def table(runs: Mapping[str, Sequence[Run]], before: Run) -> str:
+def table(runs: Mapping[str, Sequence[Run]], before: Run, *, style: str) -> str:
     """Write all outcomes as a Markdown table.
 
     Args:
         runs: By arm; the first is the reference.
         before: The exam before training; it has no steps.
+        style: As in `outcomes`.
 
     Returns:
         A row an outcome: the stage-2 model, the reference's mean and standard deviation over seeds,
@@ -130,9 +130,9 @@ def table(runs: Mapping[str, Sequence[Run]], before: Run) -> str:
     (reference, base), *others = runs.items()
     head = ["", "stage 2", reference, *(name for name, _ in others)]
     lines = [" | ".join(head), " | ".join(["---"] * len(head))]
-    for label, outcome in OUTCOMES.items():
+    for label, outcome in outcomes(style).items():
         old = [outcome(run) for run in base]
-        start = f"{outcome(before):.3f}" if "training" not in label else ""
+        start = "" if label.endswith(("steps", "nats")) else f"{outcome(before):.3f}"
         cells = [label, start, f"{fmean(old):.3f} ± {stdev(old):.3f}"]
         for _, found in others:
             mean, low, high = difference([outcome(run) for run in found], old)
@@ -141,22 +141,23 @@ def table(runs: Mapping[str, Sequence[Run]], before: Run) -> str:
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def write_comparison(run: Path, target: Path, *, arms: Sequence[str]) -> None:
+def write_comparison(run: Path, target: Path, *, arms: Sequence[str], style: str) -> None:
     """Write ``results.json``, ``table.md``, ``curves.png`` and ``differences.png``.
 
     Args:
         run: The folder that `compare` trains in.
         target: Where they go.
         arms: Their names; the first is the reference.
+        style: As in `outcomes`.
     """
     runs = read_runs(run, arms)
     before: Run = {"exam": json.loads((run / "before.json").read_text())}
     target.mkdir(parents=True, exist_ok=True)
     results = {"before": before, "runs": runs}
     (target / "results.json").write_text(json.dumps(_rounded(results)) + "\n")
-    (target / "table.md").write_text(table(runs, before))
-    _curves(runs).savefig(target / "curves.png", dpi=110)
-    _forest(runs).savefig(target / "differences.png", dpi=110)
+    (target / "table.md").write_text(table(runs, before, style=style))
+    _curves(runs, style).savefig(target / "curves.png", dpi=110)
+    _forest(runs, style).savefig(target / "differences.png", dpi=110)
 
 
 def _rounded(value: Any) -> Any:
@@ -168,16 +169,22 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def _curves(runs: Mapping[str, Sequence[Run]]) -> Figure:
+def _curves(runs: Mapping[str, Sequence[Run]], style: str) -> Figure:
     """Draw the means over seeds through time, each point the mean of five steps."""
+    curves = {
+        "reward": "reward",
+        "entropy": "entropy, nats a token",
+        "tokens": "tokens a completion",
+        f"share/{style}": _share(style),
+    }
     figure = Figure(figsize=(9, 6.4), layout="constrained")
-    for axes, (name, label) in zip(figure.subplots(2, 2).flat, _CURVES.items(), strict=True):
+    for axes, (name, label) in zip(figure.subplots(2, 2).flat, curves.items(), strict=True):
         for place, (arm, found) in enumerate(runs.items()):
             steps = len(found[0]["steps"])
             line = [fmean(run["steps"][step][name] for run in found) for step in range(steps)]
             smooth = [fmean(line[max(0, step - 4) : step + 1]) for step in range(steps)]
-            style = {"color": "black", "lw": 2.2} if place == 0 else {"color": f"C{place - 1}"}
-            axes.plot(range(1, steps + 1), smooth, label=arm, **style)
+            colour, width = (f"C{place - 1}", 1.5) if place else ("black", 2.2)
+            axes.plot(range(1, steps + 1), smooth, label=arm, color=colour, lw=width)
         axes.set_ylabel(label)
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
@@ -185,20 +192,22 @@ def _curves(runs: Mapping[str, Sequence[Run]]) -> Figure:
     return figure
 
 
-def _forest(runs: Mapping[str, Sequence[Run]]) -> Figure:
-    """Draw each arm's differences: a dot a seed, the mean and its interval."""
+def _forest(runs: Mapping[str, Sequence[Run]], style: str) -> Figure:
+    """Draw each arm's differences: a stroke a seed, the mean and its interval."""
+    found_outcomes = outcomes(style)
+    shown = (_ACCURACY, _GREEDY, _ENTROPY, _TOKENS, _share(style))
     (reference, base), *others = runs.items()
     figure = Figure(figsize=(13, 0.9 + 0.5 * len(others)), layout="constrained")
-    for axes, label in zip(figure.subplots(1, len(_FOREST), sharey=True), _FOREST, strict=True):
-        old = [OUTCOMES[label](run) for run in base]
+    for axes, label in zip(figure.subplots(1, len(shown), sharey=True), shown, strict=True):
+        old = [found_outcomes[label](run) for run in base]
         for row, (_, found) in enumerate(reversed(others)):
-            new = [OUTCOMES[label](run) for run in found]
+            new = [found_outcomes[label](run) for run in found]
             mean, low, high = difference(new, old)
             axes.plot([low, high], [row, row], color="#1f6fb2", lw=2)
             axes.plot([mean], [row], "o", color="#1f6fb2")
             axes.plot([b - a for a, b in zip(old, new, strict=True)], [row] * len(new), "|k", ms=9)
         axes.axvline(0, color="grey", lw=0.8)
-        axes.set_title(label.replace(" in training, last 10 steps", ""), fontsize=10)
+        axes.set_title(label, fontsize=10)
         axes.set_xlabel(f"minus {reference}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_yticks(range(len(others)), [name for name, _ in reversed(others)])

@@ -13,7 +13,7 @@ import torch
 
 import uadt
 from examples.ophthareason import compare
-from examples.ophthareason.comparison import OUTCOMES, difference, read_runs, table
+from examples.ophthareason.comparison import difference, outcomes, read_runs, table
 from examples.ophthareason.exam import sit
 from examples.ophthareason.images import open_rgb
 from examples.ophthareason.model import load
@@ -22,6 +22,8 @@ from examples.ophthareason.prompts import chat_messages
 from examples.ophthareason.records import Item
 from examples.ophthareason.settings import Reinforcement, Settings
 from examples.ophthareason.splits import draw_phantoms, read_split
+from examples.ophthareason.styles import shortened, style_of
+from examples.ophthareason.tasks import pose
 
 START = Path(compare.__file__).parent / "checkpoints" / "stage-2"
 SMALL = [
@@ -149,12 +151,12 @@ def test_an_interrupted_comparison_goes_on_and_is_reported(
         monkeypatch.setattr("sys.argv", ["compare", "--run", str(tmp_path / "run"), *words])
         compare.main()
 
-    call("--seeds", "2", *SMALL)
+    call("--seeds", "2", "--set", *SMALL)
     kept, remade = (tmp_path / "run" / "seed-1" / f"{arm}.json" for arm in arms)
     before = json.loads(remade.read_text())
     when = kept.stat().st_mtime_ns
     remade.unlink()
-    call("--seeds", "2", *SMALL)
+    call("--seeds", "2", "--set", *SMALL)
     after = json.loads(remade.read_text())
     for step in (*before["steps"], *after["steps"]):
         step.pop("seconds")
@@ -165,7 +167,7 @@ def test_an_interrupted_comparison_goes_on_and_is_reported(
     written = sorted(path.name for path in (tmp_path / "report").iterdir())
     assert written == ["curves.png", "differences.png", "results.json", "table.md"]
     lines = (tmp_path / "report" / "table.md").read_text().splitlines()
-    assert len(lines) == 2 + len(OUTCOMES)
+    assert len(lines) == 2 + len(outcomes("backward"))
     with pytest.raises(ValueError, match="two seeds or more"):
         read_runs(tmp_path / "run", [*arms, "another"])
 
@@ -179,7 +181,7 @@ def test_the_table_has_paired_differences() -> None:
         return {"steps": [step] * 12, "exam": {"greedy": exam, "sampled": exam}}
 
     runs = {"grpo": [run(0.2), run(0.4)], "uadt": [run(0.3), run(0.5)]}
-    lines = table(runs, run(0.1)).splitlines()
+    lines = table(runs, run(0.1), style="backward").splitlines()
 
     # Both seeds gain .1: no spread. The reference: mean .3, standard deviation .2 / √2 = .141.
     expected = "| accuracy, sampled | 0.100 | 0.300 ± 0.141 | +0.100 [+0.100, +0.100] |"
@@ -191,8 +193,29 @@ def test_the_table_has_paired_differences() -> None:
         difference([1.0], [0.0])
 
 
-def test_styles_are_told_apart() -> None:
-    names = ["A drusen no, B", "D drusen no, C", "microaneurysms yes", "large cup no", "B cup no"]
-    styles = [compare.style_of(f"<think>{name}") for name in names]
-    assert styles == ["forward", "backward", "forward", "backward", "other"]
-    assert compare.style_of("A drusen no") == "other"
+def test_short_traces_are_learnt_first_if_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    few = ["train_items=6", "finetuning.steps=2", "finetuning.batch=3", *SMALL]
+    words = ["--arms", "grpo", "--seeds", "1", "--short-traces", "--set", *few]
+    monkeypatch.setattr("sys.argv", ["compare", "--run", str(run), *words])
+    compare.main()
+
+    learnt = load(run / "short-traces")[0].lm_head.weight
+    assert not torch.equal(learnt, load(START)[0].lm_head.weight)
+    assert (run / "seed-0" / "grpo.json").is_file()
+    when = (run / "short-traces" / "model.safetensors").stat().st_mtime_ns
+    compare.main()  # all there: nothing is made again
+    assert (run / "short-traces" / "model.safetensors").stat().st_mtime_ns == when
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_taught_trace_has_its_style_and_a_shorter_form(seed: int) -> None:
+    item = pose(seed)
+    long, short = (f"<think>{reason}" for reason in (item.reason, shortened(item.reason)))
+    assert style_of(long) in ("forward", "backward")
+    assert style_of(short) == "short"
+    assert len(short) < len(long)
+    assert short.split(". ")[-1] == long.split(". ")[-1]  # the conclusion stays
+    assert style_of(long.removeprefix("<think>")) == "other"
