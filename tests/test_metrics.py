@@ -1,5 +1,6 @@
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +110,16 @@ def test_no_name_holds_a_word_that_verl_aggregates_by(shaping: Shaping) -> None:
         assert not math.isnan(value), name
 
 
+@pytest.mark.parametrize("shaping", [*EVERY, UADT(signal="surprisal")], ids=repr)
+def test_every_quantity_is_explained_on_the_page(shaping: Shaping) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    advantage, rollout = random_batch(0)
+    for key in shaping(advantage, rollout, shaping.init()).info:
+        name = re.sub(r"_\d+/", "/", key)  # a repeated shaping is numbered
+        known = re.sub(r".*/multiplier", "‹method›/multiplier", name)
+        assert f"{known}`" in page or f"{known}/mean`" in page, key
+
+
 def test_a_chain_keeps_its_shapings_apart() -> None:
     both = chain(UADT(), Clip(low=-1.0, high=1.0), UADT(strength=0.0))
     shaped = both(ADVANTAGE, ROLLOUT, both.init())
@@ -130,6 +141,20 @@ def test_padding_enters_nothing() -> None:
     # .4 · .1 = .04 twice, and at most 1/2 for the token of 2 nats: .58 of 3
     assert scalars["uadt/advantage/moved_share"] == pytest.approx(0.58 / 3)
     assert scalars["uadt/entropy_advantage/bonus/mean"] == pytest.approx(0.58 / 3)
+
+
+def test_a_task_averages_over_its_tokens() -> None:
+    # Task a has the token .1 and, of a longer completion, .3 and .5: (.1 + .3 + .5) / 3, and not
+    # (.1 + .4) / 2. Task b has no value that is known.
+    nan = float("nan")
+    mask = torch.tensor([[True, False], [True, True], [True, False]])
+    rollout = Rollout(mask=mask, task=["a", "a", "b"])
+    value = torch.tensor([[0.1, 7.0], [0.3, 0.5], [nan, nan]])
+    shaped = Shaped(torch.ones(3), EmptyState(), {"mine/bonus": value})
+    scalars = summarise(shaped, torch.ones(3), rollout)
+    assert scalars["uadt/mine/bonus/mean"] == pytest.approx(0.3)
+    assert scalars["uadt/mine/bonus/mean/a"] == pytest.approx(0.3)
+    assert math.isnan(scalars["uadt/mine/bonus/mean/b"])
 
 
 def test_what_is_made_of_nothing_is_an_infinite_share() -> None:

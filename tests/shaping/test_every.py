@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.shaping.batches import padded, pick, random_batch, replaced
+from uadt.config import SHAPINGS
 from uadt.shaping import (
     EDGE,
     GRPOS,
@@ -64,6 +66,14 @@ def test_it_is_a_shaping_that_prints_compares_hashes_and_pickles(shaping: Shapin
     assert again == shaping
     assert hash(again) == hash(shaping)
     assert repr(again) == repr(shaping)
+
+
+@pytest.mark.parametrize("name", sorted(SHAPINGS))
+def test_it_says_what_becomes_of_each_quadrant(name: str) -> None:
+    words = SHAPINGS[name].__doc__ or ""
+    assert re.search(r"\| \| [a-z ]*uncertain[^|\n]*\| [a-z ]*certain[^|\n]*\|\n", words)
+    for row in ("correct", "wrong"):
+        assert re.search(rf"\| \*\*{row}\*\*[^|\n]*\|[^|\n]+\|[^|\n]+\|\n", words)
 
 
 @every

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.shaping.batches import padded, pick, random_batch
+from uadt.metrics import summarise
 from uadt.shaping import UADT, TaskState
 from uadt.states import state_from_dict, state_to_dict
 from uadt.threshold import EmaState
@@ -118,7 +119,12 @@ def test_surprisal_is_another_signal_and_never_a_fallback() -> None:
     with pytest.raises(MissingSignalError, match="UADT needs the signal 'entropy', got None"):
         UADT()(ADVANTAGE, rollout, SEEN)
     ours = UADT(signal="surprisal")(ADVANTAGE, rollout, SEEN)
-    torch.testing.assert_close(ours.advantage, UADT()(ADVANTAGE, ROLLOUT, SEEN).advantage)
+    theirs = UADT()(ADVANTAGE, ROLLOUT, SEEN)
+    torch.testing.assert_close(ours.advantage, theirs.advantage)
+    # And what is shown says whose numbers they are.
+    assert float(ours.info["uadt/of_surprisal"]) == 1.0
+    assert set(ours.info) - set(theirs.info) == {"uadt/of_surprisal"}
+    assert summarise(ours, ADVANTAGE, rollout)["uadt/of_surprisal"] == 1.0
 
 
 def test_a_signal_of_another_shape_is_refused() -> None:

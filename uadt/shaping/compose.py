@@ -99,6 +99,11 @@ def chain(*shapings: Shaping) -> Chain:
 class Scale:
     """Multiply every advantage by one number.
 
+    | | uncertain | certain |
+    |---|---|---|
+    | **correct** (A > 0) | times ``by`` | times ``by`` |
+    | **wrong** (A < 0) | times ``by`` | times ``by`` |
+
     Example:
         >>> rollout = Rollout(mask=torch.tensor([[True]]))
         >>> Scale(by=0.5)(torch.tensor([3.0]), rollout, EmptyState()).advantage
@@ -132,6 +137,11 @@ class Scale:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
     """Keep every advantage within a range.
+
+    | | uncertain | certain |
+    |---|---|---|
+    | **correct** (A > 0) | at most ``high`` | at most ``high`` |
+    | **wrong** (A < 0) | at least ``low`` | at least ``low`` |
 
     Info:
         clip/changed: 1 where the range was left, 0 elsewhere, in the shape of the advantages.
@@ -177,6 +187,11 @@ class KeepSign:
     $$\hat{A}'' = \hat{A}' \text{ where } \hat{A}' \hat{A} > 0, \qquad 0 \text{ elsewhere}$$
 
     For additive shapings, which may turn a small advantage round. An advantage of 0 stays 0.
+
+    | | uncertain | certain |
+    |---|---|---|
+    | **correct** (A > 0) | as the shaping inside, at least 0 | as the shaping inside, at least 0 |
+    | **wrong** (A < 0) | as the shaping inside, at most 0 | as the shaping inside, at most 0 |
 
     Info:
         keep_sign/changed: 1 where a sign was turned or made of nothing, and 0 elsewhere; and
@@ -225,6 +240,11 @@ class MeanOne:
 
     The mean is over all advantages of the batch that are not 0 (tokens, if the advantages are
     ``(B, T)``). So the learning rate means the same with the shaping as without it.
+
+    | | uncertain | certain |
+    |---|---|---|
+    | **correct** (A > 0) | as the shaping inside, beside the mean | the same |
+    | **wrong** (A < 0) | as the shaping inside, beside the mean | the same |
 
     Info:
         mean_one/mean: The mean multiplier that was divided out; and all that the shaping inside

@@ -81,7 +81,8 @@ class EDGE:
             batch_mean, divisor = uncertainty.mean(), uncertainty
         else:
             uncertainty = sequence_mean(entropy_of(rollout, wanted_by="EDGE"), rollout.mask)
-            batch_mean, divisor = uncertainty[alive].mean(), uncertainty.clamp(min=self.floor)
+            batch_mean = uncertainty[alive].double().mean()  # whatever the order of the rows
+            divisor = uncertainty.clamp(min=self.floor)
         gain = like_advantage(batch_mean / divisor, advantage).to(advantage.dtype)
         counts = shaped_positions(advantage, rollout.mask)
         shaped = torch.where(counts, advantage * gain, advantage)

@@ -72,6 +72,8 @@ class UADT:
         uadt/threshold: θ that each completion was judged by, ``(B,)``; NaN before the first vote.
         uadt/factor: ω, ``(B,)``, in [-1, 1].
         uadt/multiplier: A′/A, in the shape of the advantages; 1 where A is 0.
+        uadt/of_surprisal: 1, with ``signal="surprisal"``, so that nobody takes what is shown for
+            entropies; with any other signal its name in place of ``surprisal``.
 
     Raises:
         ValueError: If a number is out of its range; when it is called, if the advantages do
@@ -179,6 +181,8 @@ class UADT:
             "uadt/factor": factor,
             "uadt/multiplier": multiplier_of(shaped, advantage, counts),
         }
+        if self.signal != "entropy":
+            info[f"uadt/of_{self.signal}"] = advantage.new_ones(())
         return Shaped(shaped, after, info)
 
     def _uncertainty(self, rollout: Rollout) -> PerSequence:
