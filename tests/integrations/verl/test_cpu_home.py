@@ -204,3 +204,18 @@ def test_an_aborted_request_returns_what_it_has(text_assets: Path) -> None:
     assert len(answer.token_ids) == len(answer.log_probs) < 5000
     assert held
     assert len(late.token_ids) <= 2
+
+
+def test_a_server_that_leaves_sends_requests_back(text_assets: Path) -> None:
+    server = server_of(text_assets)
+
+    async def rejected() -> tuple[Any, Any]:
+        await server.abort_all_requests(reject_request=True)
+        (back,) = await ask(server, PROMPT)
+        await server.resume_generation()
+        (answer,) = await ask(server, PROMPT, max_tokens=2)
+        return back, answer
+
+    back, answer = asyncio.run(rejected())
+    assert (back.token_ids, back.stop_reason) == ([], "aborted")  # verl asks another server
+    assert len(answer.token_ids) in (1, 2)

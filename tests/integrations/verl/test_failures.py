@@ -55,43 +55,34 @@ def test_a_reward_that_always_raises_ends_an_asynchronous_run(
 
 
 @pytest.mark.matrix
-def test_a_group_that_failed_is_left_out_of_the_step(
+def test_groups_that_failed_and_completions_without_tokens_are_a_defined_step(
     text_assets: Path, folder: Path, tell: Tell
 ) -> None:
-    where = folder / "one_group"
-    arguments = [
-        *overrides(text_assets, where, steps=4),
-        *diagnosed(where),
-        rewarded_by("raise_for_one"),
-    ]
-    ran = run(where, arguments, tell=tell)
-    assert ran.returncode == 0, ran.tail()
-    groups = {step: {r["group"] for r in records} for step, records in ran.diagnostics.items()}
-    assert sorted(groups) == [1, 2, 3, 4]
-    assert any(len(found) < 4 for found in groups.values())  # verl filled the batch with padding
-    for records in ran.diagnostics.values():
-        assert all(record["tokens"] > 0 for record in records)  # no padding row was shaped
-
-
-@pytest.mark.matrix
-def test_completions_without_tokens_are_a_defined_step(
-    text_assets: Path, folder: Path, tell: Tell
-) -> None:
-    where = folder / "empty"
+    # Of the prompts, every fourth fails in its reward; the model says nothing to another fourth.
+    where = folder / "defined"
     where.mkdir()
     loops = where / "loops.yaml"
     loops.write_text("- name: sometimes_empty\n  _target_: verl_empty_loop.SometimesEmpty\n")
     arguments = [
-        *overrides(text_assets, where, steps=2),
+        *overrides(text_assets, where, steps=4),
         *diagnosed(where),
+        rewarded_by("raise_for_one"),
         "actor_rollout_ref.rollout.agent.default_agent_loop=sometimes_empty",
         f"actor_rollout_ref.rollout.agent.agent_loop_config_path={loops}",
     ]
     ran = run(where, arguments, tell=tell, environment={"PYTHONPATH": str(HERE)})
     assert ran.returncode == 0, ran.tail()
-    for records in ran.diagnostics.values():
-        for record in records:
-            assert record["shaped_advantage"] is None or record["tokens"] > 0
+    assert sorted(ran.diagnostics) == [1, 2, 3, 4]
+    silent = 0
+    for step, records in ran.diagnostics.items():
+        empty = [record for record in records if record["tokens"] == 0]
+        silent += len(empty)
+        assert ran.metrics[step]["uadt/rows_without_tokens"] == len(empty)
+        assert all(record["shaped_advantage"] is None for record in empty)
+        # What is left has GRPO's baseline, and no padding row of verl's was shaped.
+        assert all(len(r["advantages"]) == r["tokens"] for r in records if r["tokens"])
+    assert silent > 0
+    assert any(len({r["group"] for r in rs}) < 4 for rs in ran.diagnostics.values())
 
 
 def interrupted(

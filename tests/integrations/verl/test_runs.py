@@ -27,6 +27,9 @@ CHECKPOINT_AS_MODEL = (
     "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"
 )
 
+STOCK = ("--config-path=pkg://uadt.integrations.verl.config", "--config-name=uadt_ppo_cpu")
+"""verl's own main, with our configuration."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -127,7 +130,7 @@ def test_a_killed_run_resumes_with_the_same_thresholds(
     killed = six_steps(text_assets, folder / "killed", tell, interrupt=after_step_four)
     assert killed.returncode == -9, killed.tail()
     state = json.loads((killed.folder / "checkpoints/global_step_3/uadt_state.json").read_text())
-    restored = state_from_dict(UADT(decay=0.5), state["shaping"])
+    restored = state_from_dict(UADT(decay=0.5), state)
     assert restored.step == state["updates"] == 3
     resumed = six_steps(text_assets, folder / "killed", tell)
     assert resumed.returncode == 0, resumed.tail()
@@ -143,8 +146,7 @@ def test_strength_zero_is_verls_own_grpo(text_assets: Path, folder: Path, tell: 
 
     grpo = one_step(
         "grpo",
-        "--config-path=pkg://uadt.integrations.verl.config",
-        "--config-name=uadt_ppo_cpu",
+        *STOCK,
         "algorithm.adv_estimator=grpo",
         "trainer.v1.trainer_mode=sync",
         module="verl.trainer.main_ppo",
@@ -215,9 +217,12 @@ def test_images_on_two_ranks(vision_assets: Path, folder: Path, tell: Tell) -> N
 def test_a_reward_that_is_no_number_ends_the_run(
     text_assets: Path, folder: Path, tell: Tell
 ) -> None:
+    # Through verl's own main, which finds the trainer mode by the plug-in alone.
     where = folder / "nan"
     arguments = [
+        *STOCK,
         *overrides(text_assets, where, steps=2),
         "reward.custom_reward_function.name=compute_nan",
     ]
-    run(where, arguments, tell=tell).failed_with("the reward must be a finite number", "nan")
+    ran = run(where, arguments, module="verl.trainer.main_ppo", tell=tell)
+    ran.failed_with("the reward must be a finite number", "nan")

@@ -1,5 +1,8 @@
 """What a wrong configuration is told, before anything starts."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +109,20 @@ def test_a_chain_without_entropies_may_bypass_them() -> None:
     change = "algorithm.rollout_correction.bypass_mode=true"
     config = run_config({"name": "clip", "low": -2, "high": 2}, change)
     check_run(config, Settings.from_config(config))
+
+
+def test_our_main_refuses_a_wrong_key_before_ray_starts(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "uadt.integrations.verl"),
+            *("uadt.strenght=0.5", f"hydra.run.dir={tmp_path}"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "VERL_PLATFORM": "cpu"},
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "got 'strenght'" in ended.stderr
+    assert "ray init kwargs" not in ended.stdout  # what verl prints before it starts Ray

@@ -24,9 +24,12 @@ from hydra import compose, initialize_config_module
 from tensordict import NonTensorStack, TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from uadt import UADT, Rollout
-from uadt.integrations.verl.trainer import UadtSync
+from uadt.integrations.verl.failing import FAILURES
+from uadt.integrations.verl.trainer import UadtColocateAsync, UadtSync
 
 Rows = Mapping[str, Sequence[Sequence[float]]]
 
@@ -81,6 +84,7 @@ class Step:
         keys: Sequence[str] = tuple(KEYS),
         rows: Rows = ROWS,
         padding: Sequence[str] = (),
+        trainer: type[PPOTrainer] = UadtSync,
     ) -> None:
         where: dict[str, Any] = {"keys": list(keys), "partition_id": "train"}
         fields = {
@@ -91,7 +95,7 @@ class Step:
         tags = [{"is_padding": key in padding} for key in keys]
         content = TensorDict({**fields, "uid": uid}, batch_size=len(keys))
         tq.kv_batch_put(**where, fields=content, tags=tags)
-        self.trainer = UadtSync(config_of(folder, *overrides))
+        self.trainer = trainer(config_of(folder, *overrides))
         self.trainer.timing_raw, self.trainer.global_steps = {}, 1
         self.metrics: dict[str, Any] = {}
         batch = KVBatchMeta(**where, tags=tags)
@@ -126,6 +130,12 @@ def test_the_baseline_is_verls_own_and_the_rest_the_core_library(tmp_path: Path)
     expect(step.field("advantages"), shaped_by_the_core(GRPO))
     assert step.metrics["uadt/updates"] == 1
     assert step.metrics["uadt/groups_of_one"] == 0
+
+
+def test_our_estimator_in_verls_own_mode_is_an_error(tmp_path: Path) -> None:
+    mode = ["trainer.v1.trainer_mode=sync", "algorithm.adv_estimator=uadt"]
+    with pytest.raises(ValueError, match=r"add trainer\.v1\.trainer_mode=uadt_sync"):
+        Step(tmp_path, *mode, trainer=PPOTrainerSync)
 
 
 def test_padding_rows_change_nothing(tmp_path: Path) -> None:
@@ -243,3 +253,46 @@ def test_a_reward_that_is_no_number_is_named(tmp_path: Path) -> None:
     scores = [*ROWS["rm_scores"][:3], [0, float("nan")]]
     with pytest.raises(ValueError, match=r"must be a finite number, got 1 of 4 .*b_1_0: nan"):
         Step(tmp_path, rows={**ROWS, "rm_scores": scores})
+
+
+def asynchronous_buffer(folder: Path, statuses: Sequence[str]) -> Any:
+    """Return verl's buffer over prompts of which one after the other ends with these statuses."""
+    mode = "trainer.v1.trainer_mode=uadt_colocate_async"
+    buffer: Any = UadtColocateAsync(config_of(folder, mode)).replay_buffer
+    ended = iter(enumerate(statuses))
+
+    def next_prompts(count: int) -> None:  # stands for the rollout of so many prompts
+        for _ in range(count):
+            index, status = next(ended)
+            tag = {"is_prompt": True, "status": status, "global_steps": 1}
+            tq.kv_batch_put(keys=[f"p{index}"], partition_id="train", tags=[tag])
+
+    buffer.refill_fn = next_prompts
+    next_prompts(2)
+    return buffer
+
+
+@pytest.fixture
+def cleared() -> Generator[None]:
+    """Leave no prompt behind."""
+    yield
+    if left := list((tq.kv_list("train") or {}).get("train", {})):
+        tq.kv_clear(keys=left, partition_id="train")
+
+
+@pytest.mark.usefixtures("cleared")
+@pytest.mark.parametrize("before", [[], ["finished"]], ids=["from the start", "after one"])
+def test_an_asynchronous_run_ends_when_every_prompt_fails(
+    tmp_path: Path, before: list[str]
+) -> None:
+    buffer = asynchronous_buffer(tmp_path, [*before, *["failure"] * 1000])
+    with pytest.raises(RuntimeError, match=f"{FAILURES} prompts in a row have failed"):
+        buffer.wait_for_sampleable(1, "train", 2)
+
+
+@pytest.mark.usefixtures("cleared")
+def test_an_asynchronous_run_goes_on_when_most_prompts_fail(tmp_path: Path) -> None:
+    # Never 64 in a row, but 90 in all.
+    statuses = [*["failure"] * 45, "finished", *["failure"] * 45, "finished"]
+    found, _ = asynchronous_buffer(tmp_path, statuses).wait_for_sampleable(1, "train", 2)
+    assert found == {"p45", "p91"}

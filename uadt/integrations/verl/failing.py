@@ -30,12 +30,14 @@ def end_after_failures(buffer: Any) -> None:
     evict = getattr(buffer, "_evict_terminal_groups", None)
     if evict is None:
         return
-    failed = 0
+    failed, known = 0, set[str]()
 
     def counted(global_steps: int, partition_id: str, reasons: Any) -> Any:
-        nonlocal failed
-        if buffer.finished_keys[partition_id]:
+        nonlocal failed, known
+        finished = set(buffer.finished_keys[partition_id])
+        if finished - known:
             failed = 0
+        known = finished
         failed += len(reasons[2])
         if failed >= FAILURES:
             raise RuntimeError(
