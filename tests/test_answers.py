@@ -156,6 +156,13 @@ def test_any_further_tag_breaks_the_form(text: str) -> None:
         ("$\\boxed{\\text{B}}$", "B"),
         ('"B"', "B"),
         ("“Drusen”", "Drusen"),
+        ("**B**: *Drusen*", "B: Drusen"),  # markup may stand anywhere
+        ("* A\n* `C`", "A\nC"),
+        ("1) AMD\n2) PDR", "AMD\nPDR"),
+        (r"\(B\)", "B"),
+        ("<strong>B</strong>", "B"),
+        ("type_2_MNV _here_", "type_2_MNV here"),  # inside a word it is no markup
+        ("1.5 - 2", "1.5 - 2"),
         ("ＡＢ", "AB"),  # full width
         ("\ufeff\u200fB\u200e", "B"),
         ("a\x00b", "a b"),

@@ -32,6 +32,20 @@ def _set(letters: str | None) -> frozenset[str] | None:
         ("B)", "B"),
         ("B:", "B"),
         ("**B**", "B"),
+        ("**B**: Chorioretinitis", "B"),  # markup may stand anywhere
+        ("**B.** Chorioretinitis", "B"),
+        ("`B`: Chorioretinitis", "B"),
+        ("__B__: Chorioretinitis", "B"),
+        ("$B$: Chorioretinitis", "B"),
+        (r"\boxed{B}: Chorioretinitis", "B"),
+        ("<b>B</b>", "B"),
+        ("(**B**)", "B"),
+        ("- B", "B"),  # an item of a list
+        ("1. B", "B"),
+        ("**Answer:** B", "B"),
+        ("The correct answer is option B", "B"),
+        ("B\ufe0f", "B"),  # with a variation selector
+        ("B。", "B"),
         ("Ｂ", "B"),  # full width
         ("（Ｂ）", "B"),
         ("\u200fB\u200f", "B"),
@@ -51,6 +65,11 @@ def _set(letters: str | None) -> frozenset[str] | None:
         ("A, B and D", "ABD"),
         ("A and B", "AB"),
         ("['A', 'B']", "AB"),
+        ("both A and B", "AB"),
+        ("**A**, **B**", "AB"),
+        ("- A\n- B", "AB"),
+        ("1. A\n2. B", "AB"),
+        ("**A**: Drusen\n**B**: Chorioretinitis", "AB"),
         ("ABD", "ABD"),
         ("A\nB", "AB"),
         ("A: Drusen, D: Chorioretinitis", "AD"),
@@ -59,6 +78,13 @@ def _set(letters: str | None) -> frozenset[str] | None:
         ("D: Vitamin A deficiency", "AD"),  # even here, as long as the options are not known
         ("A or B", None),  # undecided
         ("ABA", None),  # not a set of letters
+        ("N/A", None),  # not available: neither N nor A
+        ("n/a", None),
+        ("n.a.", None),
+        ("NA", None),
+        ("TBD", None),
+        ("PDR", None),  # a name
+        ("TRUE", None),
         ("Chorioretinitis", None),
         ("A disease of the retina", None),
         ("I do not know", None),
@@ -85,6 +111,10 @@ def test_letters_are_read_without_options(answer: str, letters: str | None) -> N
         ("B: Vitamin A deficiency", "B"),  # and so is its capital
         ("B Vitamin A deficiency", "B"),
         ("(B) vitamin a deficiency", "B"),
+        ("B, vitamin A deficiency", "B"),
+        ("Vitamin A deficiency (B)", "B"),
+        ('"B": "Vitamin A deficiency"', "B"),
+        ("Vitamin A deficiency (D)", None),  # not its letter
         ("A: Drusen, B: Vitamin A deficiency", "AB"),
         ("Drusen, Chorioretinitis", "AD"),
         ("Drusen and chorioretinitis", "AD"),
@@ -168,6 +198,9 @@ def test_reading_a_choice_is_total(text: str) -> None:
         ("A", None),
         ("", None),
         ("truest", None),
+        ("n.a.", None),  # not available: no verdict
+        ("N/A", None),
+        ("**True**: it is so", True),
     ],
 )
 def test_verdicts_are_read(answer: str, verdict: bool | None) -> None:

@@ -232,6 +232,12 @@ def test_strict_pays_only_the_well_formed_and_lenient_the_answer(task: Any) -> N
         ("multiple_choice", "?", r"multiple_choice must name one option or more, got '\?'"),
         ("true_false", "A", "true_false must be true or false, got 'A'"),
         ("true_false", "maybe", "true_false must be true or false, got 'maybe'"),
+        # What only holds the place of an answer is none: neither N and A, nor no, nor a disease.
+        *(
+            (task, text, f"got '{text}'")
+            for task in TRUTHS
+            for text in ("N/A", "n.a.", "NA", "TBD", "unknown", "not available")
+        ),
         ("diagnosis", "", "diagnosis must be a name within 1000 characters, got ''"),
         ("diagnosis", "left eye", "must be a name within 1000 characters, got 'left eye'"),
         ("diagnosis", "x" * 2000, "must be a name within 1000 characters, got 'x{80}'"),

@@ -17,6 +17,7 @@ __all__ = [
     "clean_answer",
     "find_answer",
     "fold",
+    "names_nothing",
     "parse_completion",
     "strip_lead",
     "tag_counts",
@@ -28,21 +29,30 @@ MAX_ANSWER = 1000
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE | re.ASCII)
 _FORM = ("<think>", "</think>", "<answer>", "</answer>")
 
-# Characters without a glyph: soft hyphen, zero-width, bidirectional marks, byte order mark.
-_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+# Characters without a glyph: soft hyphen, zero-width, bidirectional marks, variation selectors,
+# byte order mark.
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_WRAPPERS = (
-    re.compile(r"```(?:\w*\n)?(.*)```", re.DOTALL),
-    re.compile(r"\\(?:boxed|text|mathrm|textbf|mathbf)\{(.*)\}", re.DOTALL),
-    re.compile(r"\*{1,3}([^*].*[^*]|[^*])\*{1,3}", re.DOTALL),
-    re.compile(r"`([^`]+)`"),
-    re.compile(r"\$+([^$]+)\$+"),
-    re.compile("[\"'“‘«]([^\"'“”‘’«»]+)[\"'”’»]"),
+_FENCE = re.compile(r"```(?:\w*\n)?(.*)```", re.DOTALL)
+# Marks of Markdown, LaTeX and HTML that change how a letter looks, and marks of a list's lines.
+_MARKUP = re.compile(
+    r"[*`$]+|(?<!\w)_+|_+(?!\w)|\\[()\[\]]|</?(?:b|i|u|em|strong|code)>"
+    r"|^[ \t]*(?:[->#•·–]+[ \t]+|[0-9]{1,2}[.)][ \t]+)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_COMMAND = re.compile(r"\\(?:boxed|text|mathrm|textbf|mathbf)\{([^{}]*)\}")
+_QUOTED = re.compile("[\"'“‘«]([^\"'“”‘’«»]+)[\"'”’»]")
+_NOTHING = re.compile(
+    r"n\s?[./]\s?a\.?|(?:na|nan|null|nil|tba|tbd|todo|unknown|undetermined|unspecified"
+    r"|not (?:applicable|available|given|known|reported|specified|stated))\W{0,3}",
+    re.IGNORECASE,
 )
 _LEAD = re.compile(
     r"(?:(?:so|therefore|thus|hence),?\s)?(?:(?:the|my)\s)?"
     r"(?:(?:final|correct|best|right|likely|most likely|primary|probable)\s){0,3}"
-    r"(?:answers?|options?|choices?|statement|diagnosis)\b"
+    r"(?:answers?|options?|choices?|letters?|statement|diagnosis)\b"
     r"(?:\s(?:is|are)\b)?\s?[:=]?\s?",
     re.IGNORECASE,
 )
@@ -182,8 +192,9 @@ def clean_answer(answer: str) -> str:
     r"""Take off what surrounds an answer without being part of it.
 
     Compatibility forms become plain ones (full-width letters, ligatures), characters without a
-    glyph vanish, control characters and runs of blanks become one space, and Markdown emphasis,
-    code fences, quotation marks, ``$…$`` and ``\boxed{…}`` around the whole answer go.
+    glyph vanish, control characters and runs of blanks become one space. Markup goes wherever it
+    stands: emphasis, bullets and numbers of lists, ``$``, ``\boxed{…}``; so do a code fence and
+    quotation marks around the whole answer.
 
     Args:
         answer: What `find_answer` returned.
@@ -192,18 +203,18 @@ def clean_answer(answer: str) -> str:
         The cleaned answer; ``""`` if it was longer than `MAX_ANSWER`.
 
     Example:
-        >>> clean_answer("**（Ｂ）**")
-        '(B)'
+        >>> clean_answer("**（Ｂ）**: `Drusen`")
+        '(B): Drusen'
     """
     if len(answer) > MAX_ANSWER:
         return ""
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", answer))
-    text = _CONTROL.sub(" ", text).strip()
+    text = _CONTROL.sub(" ", text).replace("。", ".").strip()
     for _ in range(8):
-        inner = text
-        for wrapper in _WRAPPERS:
-            if match := wrapper.fullmatch(inner):
-                inner = match.group(1).strip()
+        inner = fence.group(1).strip() if (fence := _FENCE.fullmatch(text)) else text
+        inner = _COMMAND.sub(r"\1", _MARKUP.sub("", inner)).strip()
+        if match := _QUOTED.fullmatch(inner):
+            inner = match.group(1).strip()
         if inner == text:
             break
         text = inner
@@ -241,5 +252,24 @@ def strip_lead(text: str) -> str:
         >>> strip_lead("The correct answer is: **B**")
         'B'
     """
-    match = _LEAD.match(text)
-    return clean_answer(text[match.end() :]) if match else text
+    for _ in range(3):  # "The answer is: option B"
+        if (match := _LEAD.match(text)) is None:
+            break
+        text = clean_answer(text[match.end() :])
+    return text
+
+
+def names_nothing(text: str) -> bool:
+    """Tell whether a text only holds the place of an answer: ``N/A``, ``unknown``, ``TBD``.
+
+    Args:
+        text: What `clean_answer` returned.
+
+    Returns:
+        Whether it names nothing. *None* is not among them: it can be an answer.
+
+    Example:
+        >>> names_nothing("n.a."), names_nothing("none")
+        (True, False)
+    """
+    return _NOTHING.fullmatch(text) is not None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from uadt.answers import clean_answer, fold, strip_lead
+from uadt.answers import clean_answer, fold, names_nothing, strip_lead
 
 __all__ = ["Options", "option_letters", "parse_options", "read_letters", "read_verdict"]
 
@@ -92,9 +92,11 @@ def read_letters(answer: str, *, options: Options | None = None) -> frozenset[st
 
     Read are bare letters in any list form (``B``, ``(B)``, ``b.``, ``A,B,D``, ``A and B``,
     ``ABD``), letters with their text (``B: Chorioretinitis``), and, where the options are known,
-    an option's own text. A lead such as ``The answer is`` is passed over. Beside a letter with
-    text, every capital that stands alone counts as one more letter, unless the text is that
-    option's own: so ``D: Vitamin A deficiency`` names A and D until the options are given.
+    an option's own text, alone or beside its letter. A lead such as ``The answer is`` is passed
+    over, and ``N/A`` names nothing. Letters written together reach to J unless the options are
+    known: ``PDR`` is no list. Beside a letter with text, every capital that stands alone counts as
+    one more letter, unless the text is that option's own: so ``D: Vitamin A deficiency`` names A
+    and D until the options are given.
 
     Args:
         answer: What `find_answer` returned.
@@ -123,7 +125,11 @@ def read_letters(answer: str, *, options: Options | None = None) -> frozenset[st
         if fold(part) in own:
             return frozenset(own[fold(part)])
     text = strip_lead(text)
-    letters = _bare_letters(text) or _headed_letters(text, known, own) or _named_texts(text, own)
+    if names_nothing(text):
+        return None
+    letters = (
+        _bare_letters(text, known) or _headed_letters(text, known, own) or _named_texts(text, own)
+    )
     if letters is None or (known and not letters <= known.keys()):
         return None
     return letters
@@ -141,11 +147,12 @@ def _own_texts(known: Mapping[str, str]) -> dict[str, str]:
     return {key: letter for key, letter in own.items() if key not in shared}
 
 
-def _bare_letters(text: str) -> frozenset[str] | None:
+def _bare_letters(text: str, known: Mapping[str, str]) -> frozenset[str] | None:
     if not _LIST.fullmatch(text):
         return None
-    words = [word for word in re.findall(r"[^\W_]+", text) if word != "and"]
-    if len(words) == 1 and re.fullmatch("[A-Z]{2,26}", words[0]):
+    words = [word for word in re.findall(r"[^\W_]+", text) if word not in ("and", "both", "Both")]
+    # Without options, later letters than J would make options of AMD, PDR, TRUE and NO.
+    if len(words) == 1 and re.fullmatch("[A-Z]{2,26}" if known else "[A-J]{2,10}", words[0]):
         letters = frozenset(words[0])
         return letters if len(letters) == len(words[0]) else None
     if words and all(re.fullmatch("[A-Za-z]", word) for word in words):
@@ -157,10 +164,12 @@ def _headed_letters(
     text: str, known: Mapping[str, str], own: Mapping[str, str]
 ) -> frozenset[str] | None:
     first = _FIRST.match(text)
-    if first is None:  # "B Chorioretinitis" is read only where that is B's own text
-        letter, _, rest = text.partition(" ")
-        bare = letter.strip("()[]").upper()
-        return frozenset(bare) if bare and own.get(fold(rest)) == bare else None
+    if first is None:  # "B Drusen" and "Drusen, B" are read only where that is B's own text
+        words = fold(text).upper().split(" ")
+        for letter, rest in ((words[0], words[1:]), (words[-1], words[:-1])):
+            if len(letter) == 1 and own.get(" ".join(rest).lower()) == letter:
+                return frozenset(letter)
+        return None
     letter, rest = first.group(1).upper(), text[first.end() :]
     if own.get(fold(rest), letter) != letter:
         return None
@@ -222,6 +231,8 @@ def read_verdict(answer: str, *, options: Options | None = None) -> bool | None:
             raise ValueError(f"options of true or false must say which, got {letter}: {option!r}")
         meaning[letter] = _VERDICTS[fold(option)]
     text = strip_lead(clean_answer(answer))
+    if names_nothing(text):
+        return None
     letters = read_letters(text, options=known) if known else None
     if letters is not None:
         verdicts = {meaning[letter] for letter in letters}

@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from uadt.answers import MAX_ANSWER, clean_answer, fold, strip_lead
+from uadt.answers import MAX_ANSWER, clean_answer, fold, names_nothing, strip_lead
 
 __all__ = ["Diagnosis", "normalise", "parse_diagnosis", "same_diagnosis", "shipped_terms"]
 
@@ -200,7 +200,8 @@ def parse_diagnosis(text: str, *, synonyms: Mapping[str, str] | None = None) -> 
     """Read a name of a diagnosis.
 
     A lead such as ``The most likely diagnosis is`` goes, and so does a gloss that says
-    the name again, ``age-related macular degeneration (AMD)``.
+    the name again, ``age-related macular degeneration (AMD)``. What only holds the place of a name
+    (``N/A``, ``unknown``) is an empty one.
 
     Args:
         text: The name.
@@ -221,6 +222,8 @@ def parse_diagnosis(text: str, *, synonyms: Mapping[str, str] | None = None) -> 
         return Diagnosis(*_split_side(_preferred(normalise(part), table, longest)))
 
     text = strip_lead(clean_answer(text))
+    if names_nothing(text):
+        return Diagnosis("", None)
     whole = read(text)
     if (match := _GLOSS.fullmatch(text)) is None:
         return whole
