@@ -5,6 +5,7 @@ decoding; no repetition penalty or other default of a checkpoint's ``generation_
 """
 
 import base64
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,10 @@ class Backend(Protocol):
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
         """Answer a batch, in its order."""
+        ...
+
+    def close(self) -> None:
+        """Give back the memory that the model holds; it answers no more."""
         ...
 
 
@@ -86,7 +91,7 @@ class TransformersBackend:
         self.processor: Any = AutoProcessor.from_pretrained(model)
         self.processor.tokenizer.padding_side = "left"
         loaded: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
-        self.model = loaded.to(self.device).eval()
+        self.model: Any = loaded.to(self.device).eval()
         # generate fills what it is not told from the checkpoint's own defaults, such as Qwen's
         # repetition penalty; a fresh configuration has none.
         own = self.model.generation_config
@@ -118,6 +123,11 @@ class TransformersBackend:
         ends: Any = self.model.generation_config.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         return [self._read(row, steps, ends) for row, steps in zip(written, entropy, strict=True)]
+
+    def close(self) -> None:
+        """Give back the memory that the model holds; it answers no more."""
+        self.model = None
+        _collect()
 
     def _read(self, row: torch.Tensor, entropy: torch.Tensor, ends: list[int]) -> Answer:
         stops = torch.isin(row, torch.tensor(ends)).nonzero()
@@ -180,6 +190,12 @@ class VllmBackend:
         )
         return [self._read(output.outputs[0]) for output in outputs]
 
+    def close(self) -> None:
+        """Stop the engine, which holds most of a GPU: the next model needs the room."""
+        self.engine.llm_engine.engine_core.shutdown()
+        self.engine = None
+        _collect()
+
     def _read(self, output: Any) -> Answer:
         entropy = None
         if self.top and output.logprobs:
@@ -203,6 +219,12 @@ def _url_messages(item: Item) -> list[dict[str, Any]]:
         {"role": "system", "content": [{"type": "text", "text": SYSTEM_PROMPT}]},
         {"role": "user", "content": user},
     ]
+
+
+def _collect() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 BACKENDS: dict[str, Any] = {"transformers": TransformersBackend, "vllm": VllmBackend}

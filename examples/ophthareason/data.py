@@ -6,20 +6,27 @@ python -m examples.ophthareason.data leakage TRAIN TEST
 python -m examples.ophthareason.data sources
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from examples.ophthareason.conversion import Conversion, convert, find_leaks
-from examples.ophthareason.loading import HUB_PREFIX, ReadReport, find_files, read_records
-from examples.ophthareason.records import Item, RecordError
+from examples.ophthareason.loading import (
+    HUB_PREFIX,
+    Progress,
+    ReadReport,
+    find_files,
+    locate,
+    read_records,
+)
+from examples.ophthareason.records import RecordError
 from examples.ophthareason.sources import sources
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=(__doc__ or "").split("\n")[0])
@@ -76,22 +83,38 @@ def convert_command(
 ) -> None:
     """Write records for a trainer."""
     to = to or {".parquet": To.verl, ".jsonl": To.jsonl}.get(out.suffix, To.trl)
-    with _errors(), _bar(source, "converting") as progress:
+    others = ReadReport()
+    with _errors(), _bar(**({"held out": held_out} if held_out else {}), converting=source) as told:
+        kind = task.value if task else None
+        forbidden = (
+            read_records(
+                held_out,
+                root,
+                task=kind,
+                image_table=image_table,
+                skip_bad=skip_bad,
+                report=others,
+                progress=told["held out"],
+            )
+            if held_out
+            else ()
+        )
         account = convert(
             source,
             out,
             to=to.value,
             root=root,
-            task=task.value if task else None,
+            task=kind,
             modality=modality,
             split=split,
             image_table=image_table,
-            held_out=_items(held_out, root, task, image_table) if held_out else (),
+            held_out=forbidden,
             keep_duplicates=keep_duplicates,
             skip_bad=skip_bad,
-            progress=progress,
+            progress=told["converting"],
         )
     _show(account)
+    _tell_losses("held out", others)
     console.print(f"written: {out} and {out.name}.report.json")
 
 
@@ -104,7 +127,7 @@ def check(
 ) -> None:
     """Read everything and say what is wrong; exit 1 if anything is."""
     account = Conversion()
-    with _errors(), _bar(source, "checking") as progress:
+    with _errors(), _bar(checking=source) as told:
         for _ in read_records(
             source,
             root,
@@ -112,7 +135,7 @@ def check(
             image_table=image_table,
             skip_bad=True,
             report=account.read,
-            progress=progress,
+            progress=told["checking"],
         ):
             account.written += 1
     _show(account)
@@ -126,14 +149,30 @@ def leakage(
     test: Annotated[str, typer.Argument(help="The other source")],
     root: Root = None,
     task: TaskOption = None,
+    skip_bad: SkipBad = False,
 ) -> None:
-    """Look for pictures that are in both; exit 1 if there are any."""
-    with _errors():
-        leaks = find_leaks(_items(train, root, task, None), _items(test, root, task, None))
+    """Look for pictures that are in both; exit 1 if there are any, or if not all could be read."""
+    reports = {"train": ReadReport(), "test": ReadReport()}
+    with _errors(), _bar(train=train, test=test) as told:
+        one, other = (
+            read_records(
+                source,
+                root,
+                task=task.value if task else None,
+                skip_bad=skip_bad,
+                report=reports[name],
+                progress=told[name],
+            )
+            for name, source in (("train", train), ("test", test))
+        )
+        leaks = find_leaks(one, other)
     for leak in leaks:
         out_console.print(f"{leak.first} = {leak.second}  {leak.pixels[:16]}", highlight=False)
-    console.print(f"{len(leaks)} pictures in both")
-    if leaks:
+    read = " and ".join(f"{report.read} of {name}" for name, report in reports.items())
+    console.print(f"{len(leaks)} pictures in both; records read: {read}")
+    for name, report in reports.items():
+        _tell_losses(name, report)
+    if leaks or not all(report.complete for report in reports.values()):
         raise typer.Exit(1)
 
 
@@ -144,12 +183,6 @@ def sources_command() -> None:
     for row in sources():
         table.add_row(*row)
     out_console.print(table)
-
-
-def _items(
-    source: str, root: Path | None, task: TaskName | None, image_table: Path | None
-) -> Iterator[Item]:
-    return read_records(source, root, task=task.value if task else None, image_table=image_table)
 
 
 @contextmanager
@@ -170,23 +203,39 @@ def _plain(text: str) -> str:
 
 
 @contextmanager
-def _bar(source: str, word: str) -> Generator[Callable[[Path, int], None]]:
+def _bar(**sources: str) -> Generator[dict[str, Progress]]:
+    """Show one bar a source, and give what is to be told of each. The hub is asked first."""
+    files = {word: find_files(locate(source)[0]) for word, source in sources.items()}
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        files = [] if source.startswith(HUB_PREFIX) else find_files(Path(source))
-        task = bar.add_task(word, total=sum(file.stat().st_size for file in files) or None)
-        done: dict[Path, int] = {}
+    with bars.Progress(*columns, console=console) as bar:
+        yield {
+            word: _advance(bar, bar.add_task(word, total=sum(f.stat().st_size for f in found)))
+            for word, found in files.items()
+        }
 
-        def advance(path: Path, position: int) -> None:
-            bar.update(task, advance=position - done.get(path, 0))
-            done[path] = position
 
-        yield advance
+def _advance(bar: bars.Progress, task: bars.TaskID) -> Progress:
+    done: dict[Path, int] = {}
+
+    def advance(path: Path, position: int) -> None:
+        bar.update(task, advance=position - done.get(path, 0))
+        done[path] = position
+
+    return advance
+
+
+def _tell_losses(word: str, report: ReadReport) -> None:
+    if not report.complete:
+        console.print(
+            f"{word}: {report.skipped.total()} records skipped, {report.unread} files whose rest "
+            "cannot be read"
+        )
+        _tell_problems(report)
 
 
 def _show(account: Conversion) -> None:
@@ -196,6 +245,7 @@ def _show(account: Conversion) -> None:
         "records read": report.read,
         **{f"skipped: {reason}": count for reason, count in sorted(report.skipped.items())},
         "files whose rest cannot be read": report.unread,
+        "files passed over": len(report.passed_over),
         "duplicates left out": account.duplicates,
         "held out": account.held_out,
         "contradictions kept": len(account.contradictions),
@@ -209,6 +259,12 @@ def _show(account: Conversion) -> None:
         if count or name in ("files", "records read", "items"):
             table.add_row(_plain(name), str(count))
     console.print(table)
+    for name in report.passed_over:
+        console.print(f"passed over: {_plain(name)}", highlight=False, soft_wrap=True)
+    _tell_problems(report)
+
+
+def _tell_problems(report: ReadReport) -> None:
     for problem in report.problems[:20]:
         console.print(_plain(problem), highlight=False, soft_wrap=True)
     hidden = sum(report.skipped.values()) + report.unread - len(report.problems[:20])

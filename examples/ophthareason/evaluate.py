@@ -6,6 +6,7 @@ python -m examples.ophthareason.evaluate score OUT
 
 from collections.abc import Iterator
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,15 +66,22 @@ class _Source:
         self.limit, self.settings = limit, settings
         self.report = ReadReport()
         """Of the first time."""
+        self.watch: _Bars | None = None
+        """Told of the first time."""
         self._times = 0
 
     def __iter__(self) -> Iterator[Item]:
+        watch = None if self._times else self.watch
         report = ReadReport() if self._times else self.report
         self._times += 1
-        for place, item in enumerate(read_records(**self.settings, report=report)):
-            if place == self.limit:
-                break
+        count = 0
+        for item in islice(read_records(**self.settings, report=report), self.limit):
+            count += 1
+            if watch:
+                watch.reading(count)
             yield item
+        if watch:
+            watch.reading(count, finished=True)
 
 
 @app.command()
@@ -126,7 +134,7 @@ def run(
     )
     try:
         with Progress(*columns, console=console) as bar:
-            watch = _Bars(bar)
+            watch = items.watch = _Bars(bar)
             summaries = evaluate(
                 items,
                 named,
@@ -185,12 +193,18 @@ def _show(out: Path, summaries: list[Summary]) -> None:
 
 
 class _Bars:
-    """One bar a model, with the rate since this run began."""
+    """One bar for the first reading and one a model, with the rate since this run began."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar
         self.tasks: dict[str, Any] = {}
         self.begun: dict[str, int] = {}
+
+    def reading(self, done: int, *, finished: bool = False) -> None:
+        """Every record is read and checked before a model is loaded; how many is not known."""
+        if "" not in self.tasks:
+            self.tasks[""] = self.bar.add_task("reading", total=None, rate="")
+        self.bar.update(self.tasks[""], completed=done, total=done if finished else None)
 
     def __call__(self, model: str, done: int, total: int) -> None:
         if model not in self.tasks:

@@ -42,6 +42,8 @@ def answer_items(
 ) -> int:
     """Answer the items that are not answered yet, and append each batch to the file.
 
+    The model is closed at the end, also after a failure: the next one finds its room free.
+
     Args:
         items: All items, in a fixed order.
         make: Loads the model; not called if nothing is left to do.
@@ -57,16 +59,20 @@ def answer_items(
     backend: Backend | None = None
     answered = 0
     with PredictionFile(path, settings) as file:
-        for batch in _batches((item for item in items if not file.has(item)), batch_size):
-            backend = backend or make()
-            if watch:
-                watch(len(file.done))
-            answers = backend.answer(batch)
-            file.append(
-                predict_row(item, **answer._asdict())
-                for item, answer in zip(batch, answers, strict=True)
-            )
-            answered += len(batch)
+        try:
+            for batch in _batches((item for item in items if not file.has(item)), batch_size):
+                backend = backend or make()
+                if watch:
+                    watch(len(file.done))
+                answers = backend.answer(batch)
+                file.append(
+                    predict_row(item, **answer._asdict())
+                    for item, answer in zip(batch, answers, strict=True)
+                )
+                answered += len(batch)
+        finally:
+            if backend is not None:
+                backend.close()
         if watch:
             watch(len(file.done))
     return answered

@@ -26,7 +26,15 @@ from examples.ophthareason.records import (
 from examples.ophthareason.sources import PUBMED_CENTRAL, domain_of
 from uadt.rewards import Task
 
-__all__ = ["HUB_DATASET", "HUB_PREFIX", "ReadReport", "find_files", "hub_snapshot", "read_records"]
+__all__ = [
+    "HUB_DATASET",
+    "HUB_PREFIX",
+    "ReadReport",
+    "find_files",
+    "hub_snapshot",
+    "locate",
+    "read_records",
+]
 
 HUB_DATASET = "lxirich/MM-Retinal-Reason"
 HUB_PREFIX = "hub:"
@@ -48,6 +56,8 @@ class ReadReport:
     """Files whose rest could not be read; how many records that is, nobody knows."""
     ignored: Counter[str] = field(default_factory=Counter)
     """Fields that records have and nobody reads."""
+    passed_over: list[str] = field(default_factory=list)
+    """Files that are named like records and are none: hidden ones, and accounts of `convert`."""
     problems: list[str] = field(default_factory=list)
     """The first problems, word for word."""
 
@@ -75,6 +85,7 @@ class ReadReport:
             "skipped": dict(sorted(self.skipped.items())),
             "files_with_unread_rest": self.unread,
             "ignored_fields": dict(sorted(self.ignored.items())),
+            "files_passed_over": self.passed_over,
             "problems": self.problems,
         }
 
@@ -123,11 +134,14 @@ _SUFFIXES = (
 )
 
 
-def find_files(source: Path) -> list[Path]:
+def find_files(source: Path, report: ReadReport | None = None) -> list[Path]:
     """List the record files of a source in a fixed order.
 
     Args:
-        source: A ``.json`` or ``.jsonl`` file, or a folder that holds some at any depth.
+        source: A ``.json`` or ``.jsonl`` file, or a folder that holds some at any depth. Links to
+            folders inside it are not followed.
+        report: Told which files are passed over, if given: hidden ones, and ``X.report.json``
+            beside an ``X``, which is the account that ``convert`` wrote of it.
 
     Returns:
         The files, sorted by path.
@@ -137,15 +151,47 @@ def find_files(source: Path) -> list[Path]:
     """
     if source.is_file():
         return [source]
-    found = [path for suffix in ("json", "jsonl") for path in source.rglob(f"*.{suffix}")]
-    found = sorted(path for path in found if path.is_file() and _is_records(path))
+    named = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in (".json", ".jsonl") and path.is_file()
+    )
+    found = [path for path in named if _is_records(path)]
+    if report is not None:
+        others = [path for path in named if not _is_records(path)]
+        report.passed_over += [path.relative_to(source).as_posix() for path in others]
     if not found:
         raise RecordError(str(source), None, "", "no .json or .jsonl file there")
     return found
 
 
 def _is_records(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.name.endswith(".report.json")
+    about = path.name.removesuffix(".report.json")
+    account = about != path.name and path.with_name(about).exists()
+    return not account and not path.name.startswith(".")
+
+
+def locate(source: str | Path) -> tuple[Path, Path | None]:
+    """Find a source on the disk; one on the hub is downloaded first.
+
+    Args:
+        source: As in `read_records`.
+
+    Returns:
+        The file or folder, and for the hub the folder that links in it may lead to.
+
+    Raises:
+        RecordError: If there is no such file or folder, or the name is none of the hub's.
+    """
+    if not str(source).startswith(HUB_PREFIX):
+        if not Path(source).exists():
+            raise RecordError(str(source), None, "", "no such file or folder")
+        return Path(source), None
+    name, pinned, revision = str(source).removeprefix(HUB_PREFIX).partition("@")
+    if not name or (pinned and not revision):
+        raise RecordError(str(source), None, "", f"must be {HUB_PREFIX}OWNER/NAME[@REVISION]")
+    folder = hub_snapshot(name, revision=revision or None)
+    return folder, folder.parent.parent  # snapshots are links into the folder of blobs beside them
 
 
 def read_records(
@@ -186,20 +232,10 @@ def read_records(
         RecordError: At the first bad record, unless ``skip_bad``.
     """
     report = report if report is not None else ReadReport()
-    boundary: Path | None = None
-    if str(source).startswith(HUB_PREFIX):
-        name, pinned, revision = str(source).removeprefix(HUB_PREFIX).partition("@")
-        if not name or (pinned and not revision):
-            raise RecordError(str(source), None, "", f"must be {HUB_PREFIX}OWNER/NAME[@REVISION]")
-        folder = hub_snapshot(name, revision=revision or None)
-        boundary = folder.parent.parent  # snapshots are links into the folder of blobs beside them
-    else:
-        folder = Path(source)
-        if not folder.exists():
-            raise RecordError(str(source), None, "", "no such file or folder")
+    folder, boundary = locate(source)
     known = _read_image_table(Path(image_table)) if image_table else {}
     seen: set[str] = set()
-    for path in find_files(folder):
+    for path in find_files(folder, report):
         name = path.relative_to(folder).as_posix() if folder.is_dir() else path.name
         report.files += 1
         advance = None if progress is None else _bind(progress, path)
@@ -259,7 +295,7 @@ class _FileReader:
     ) -> None:
         """Keep what holds for every record of the file."""
         self.name, self.root, self.boundary, self.known = name, root, boundary, known
-        self.stem = name.removesuffix(".jsonl").removesuffix(".json")
+        self.stem = name.removesuffix(path.suffix)
         table = path.with_suffix(".csv")
         self.table = Base64Table(table) if table.is_file() else None
         named, split, modality = task_of_name(path.stem)

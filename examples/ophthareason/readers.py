@@ -66,7 +66,7 @@ def stream_records(
     name = name or path.name
     try:
         with path.open("rb") as handle:
-            if path.suffix == ".jsonl":
+            if path.suffix.lower() == ".jsonl":
                 yield from _lines(handle, name, advance)
             else:
                 yield from _list(_Metered(handle, advance), name)

@@ -97,7 +97,21 @@ def test_the_command_line_converts_checks_and_looks_for_leaks(tmp_path: Path) ->
     assert (leak.exit_code, "train_data_CFP#1 = single_choice_test" in leak.output) == (1, True)
     assert run(app, ["leakage", str(out), str(test)]).exit_code == 0
     assert run(app, ["check", str(train)]).exit_code == 0
+    folder = run(app, ["check", str(tmp_path)])  # it holds x.jsonl and its account
+    assert "passed over: x.jsonl.report.json" in folder.output
     assert "OCTA_500" in run(app, ["sources"]).output
+
+
+def test_a_leak_is_not_denied_by_records_that_could_not_be_read(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    good = save(tmp_path / NAME, [raw()])
+    bad = save(tmp_path / "b" / NAME, [raw(answer="Z"), raw(image=[encoded("blue")])])
+    stopped = run(app, ["leakage", str(good), str(bad)])
+    assert (stopped.exit_code, "must name exactly one option" in stopped.output) == (1, True)
+    told = run(app, ["leakage", str(good), str(bad), "--skip-bad"])
+    assert "0 pictures in both; records read: 1 of train and 1 of test" in told.output
+    assert "test: 1 records skipped" in told.output
+    assert told.exit_code == 1
 
 
 def test_the_command_line_names_the_fault_in_one_line(tmp_path: Path) -> None:

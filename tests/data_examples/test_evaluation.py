@@ -24,6 +24,10 @@ class Model:
     def __init__(self, fails_at: str | None = None) -> None:
         self.fails_at = fails_at
         self.batches: list[list[str]] = []
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
         ids = [one.id for one in items]
@@ -41,12 +45,15 @@ def test_batches_keep_the_order_and_the_last_may_be_short(tmp_path: Path) -> Non
     )
     assert model.batches == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
     assert (done, told) == (7, [0, 3, 6, 7])
+    assert model.closed == 1
 
 
 def test_a_failure_costs_its_batch_and_the_next_run_goes_on_there(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
+    broken = Model(fails_at="4")
     with pytest.raises(RuntimeError, match="out of memory"):
-        answer_items(ITEMS, lambda: Model(fails_at="4"), path, settings={}, batch_size=3)
+        answer_items(ITEMS, lambda: broken, path, settings={}, batch_size=3)
+    assert broken.closed == 1  # what it held is free for the next model
     assert [row.id for row in read_predictions(path)] == ["0", "1", "2"]
     model = Model()
     assert answer_items(ITEMS, lambda: model, path, settings={}, batch_size=3) == 4

@@ -147,10 +147,15 @@ def test_ids_are_unique_over_files(tmp_path: Path) -> None:
 
 
 def test_files_come_in_a_fixed_order_and_reports_are_none(tmp_path: Path) -> None:
-    for name in ("b.json", "a/c.jsonl", ".hidden.json", "b.report.json", "note.txt"):
+    names = ("b.json", "a/c.jsonl", "D.JSON", ".hidden.json", "b.json.report.json", "note.txt")
+    for name in (*names, "clinic.report.json"):
         save(tmp_path / name, [])
-    found = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path)]
-    assert found == ["a/c.jsonl", "b.json"]
+    report = ReadReport()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path, report)]
+    # A report is the account of a file beside it; clinic.report.json is the report of none.
+    assert found == ["D.JSON", "a/c.jsonl", "b.json", "clinic.report.json"]
+    assert report.passed_over == [".hidden.json", "b.json.report.json"]
+    assert report.as_dict()["files_passed_over"] == report.passed_over
     with pytest.raises(RecordError, match=r"no \.json or \.jsonl file there"):
         find_files(tmp_path / "a" / "nowhere")
 
