@@ -4,7 +4,11 @@
     VERL_PLATFORM=cpu python benchmarks/verl_advantage.py [SEQUENCES TOKENS]
 
 Both run on the same real TransferQueue, in a Ray of its own: fetching the rows, computing, writing
-back. A step's other parts (rollout, log-probabilities, update) are not in it.
+back. A step's other parts (rollout, log-probabilities, update) are not in it. The third line is the
+queue's own part of what UADT adds: fetching the columns that it reads and writing one.
+
+Calls alternate, so that a busy machine slows all alike; the figures are medians. Every row is
+shaped, which is the worst case: rows that the shaping leaves alone are not written back.
 """
 
 import os
@@ -12,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
@@ -25,10 +29,12 @@ from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from uadt import UADT
+from uadt.integrations.verl.signals import fields_for
 from uadt.integrations.verl.trainer import UadtSync
 
 GROUP = 8
-REPEATS = 7
+ROUNDS = 11
 
 
 def rows(sequences: int, tokens: int) -> TensorDict:
@@ -52,18 +58,22 @@ def rows(sequences: int, tokens: int) -> TensorDict:
         "old_log_probs": nested(lambda n: -torch.rand(n)),
         "rollout_log_probs": nested(lambda n: -torch.rand(n)),
         "entropy": nested(lambda n: torch.rand(n) * 2),
+        "extra_fields": NonTensorStack(
+            *({"reward_extra_info": {"score": 0.0, "format": 1.0}} for _ in range(sequences))
+        ),
     }
     return TensorDict(fields, batch_size=sequences)
 
 
-def seconds(compute: Callable[[], object]) -> list[float]:
-    """Return the times of some calls, after one that warms up."""
-    compute()
-    times: list[float] = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        compute()
-        times.append(time.perf_counter() - start)
+def alternate(variants: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Return the seconds of some rounds of calls, after one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(ROUNDS + 1):
+        for name, compute in variants.items():
+            start = time.perf_counter()
+            compute()
+            if turn:
+                times[name].append(time.perf_counter() - start)
     return times
 
 
@@ -82,19 +92,26 @@ def main() -> None:
     tags = [{"is_padding": False} for _ in keys]
     tq.kv_batch_put(keys=keys, partition_id="train", fields=rows(sequences, tokens), tags=tags)
     batch = KVBatchMeta(partition_id="train", keys=keys, tags=tags)
-    variants = {
-        "grpo": lambda: PPOTrainerSync._compute_advantage(trainer, batch, {}),
-        "grpo, then UADT": lambda: trainer._compute_advantage(batch, {}),
-    }
-    medians: dict[str, float] = {}
+    fetched = fields_for(UADT().signals, "data_source")
+
+    def traffic() -> None:
+        data = tq.kv_batch_get(keys=keys, partition_id="train", select_fields=fetched)
+        tq.kv_batch_put(keys=keys, partition_id="train", fields=data.select("advantages"))
+
+    times = alternate(
+        {
+            "grpo": lambda: PPOTrainerSync._compute_advantage(trainer, batch, {}),
+            "grpo, then UADT": lambda: trainer._compute_advantage(batch, {}),
+            "the queue's part": traffic,
+        }
+    )
     print(f"{sequences} sequences x {tokens} tokens, {torch.get_num_threads()} threads")
-    for name, compute in variants.items():
-        times = seconds(compute)
-        medians[name] = statistics.median(times)
-        print(
-            f"{name:16} median {medians[name]:.3f} s (min {min(times):.3f}, max {max(times):.3f})"
-        )
-    print(f"ratio {medians['grpo, then UADT'] / medians['grpo']:.2f}")
+    for name, found in times.items():
+        middle = statistics.median(found)
+        print(f"{name:16} median {middle:.3f} s (min {min(found):.3f}, max {max(found):.3f})")
+    for how in (statistics.median, min):
+        grpo, both, queue = (how(found) for found in times.values())
+        print(f"{how.__name__}: ratio {both / grpo:.2f}, {1 + queue / grpo:.2f} by the queue alone")
     tq.close()
     ray.shutdown()
 

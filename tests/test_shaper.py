@@ -130,6 +130,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     again = Shaper(UADT(), stack="a test", offers=["entropy"])
     again.load(tmp_path / "checkpoint")
     assert again.state == shaper.state
+    assert again.updates == shaper.updates == 1
 
 
 def test_a_checkpoint_without_a_state_leaves_it_alone(tmp_path: Path) -> None:

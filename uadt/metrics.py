@@ -5,13 +5,13 @@ Every name is in docs/metrics.md with its estimator. No name holds ``max``, ``mi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from uadt.shaping.parts import like_advantage, quantile_within, shaped_positions
-from uadt.types import Rollout, Shaped
+from uadt.shaping.parts import quantile_within, shaped_positions
+from uadt.types import Rollout, Shaped, TokenMask
 
 __all__ = ["summarise"]
 
@@ -53,48 +53,58 @@ def summarise(shaped: Shaped, advantage: Tensor, rollout: Rollout) -> dict[str, 
             f"advantage must have the shape of the shaped one, {tuple(shaped.advantage.shape)}, "
             f"got {tuple(advantage.shape)}"
         )
+    tasks = _rows_by_task(rollout)
     scalars = _advantages(shaped.advantage, advantage, rollout)
     for key, value in shaped.info.items():
         name = key if key.startswith("uadt/") else f"uadt/{key}"
-        scalars |= _quantity(name, value, rollout)
+        scalars |= _quantity(name, value, rollout.mask, tasks)
         if key.endswith("/factor") and value.ndim == 1:
             prefix = name.removesuffix("/factor")
             scalars |= _quadrants(prefix, value, advantage, rollout)
-        if rollout.task is not None and value.ndim:
-            scalars |= _by_task(name, value, rollout, rollout.task)
     return scalars
 
 
 def _advantages(after: Tensor, before: Tensor, rollout: Rollout) -> dict[str, float]:
     """Say how much of the advantages' mass moved, and how many turned round."""
     counts = shaped_positions(before, rollout.mask)
-    old, new = before[counts].double(), after[counts].double()
-    mass = float(old.abs().sum())
-    moved = float((new - old).abs().sum())
+    number = int(counts.sum())
+    old, new = (torch.where(counts, value, 0.0) for value in (before, after))
+    mass = float(old.abs().sum(dtype=torch.float64))
+    moved = float(new.double().sub_(old).abs_().sum())
+    turned = ((old < 0) & (new > 0)) | ((old > 0) & (new < 0))
+    zero = (old == 0) & counts
+    after_mass = float(new.abs().sum(dtype=torch.float64))
     return {
         "uadt/advantage/moved_share": moved / mass if mass else (math.inf if moved else 0.0),
-        "uadt/advantage/mass_ratio": float(new.abs().sum()) / mass if mass else math.nan,
-        "uadt/advantage/turned_share": _mean((old * new < 0).double()),
-        "uadt/advantage/zero_share": _mean((old == 0).double()),
-        "uadt/rows_without_tokens": float((~rollout.mask.any(dim=-1)).double().sum()),
+        "uadt/advantage/mass_ratio": after_mass / mass if mass else math.nan,
+        "uadt/advantage/turned_share": _ratio(turned.sum(), number),
+        "uadt/advantage/zero_share": _ratio(zero.sum(), number),
+        "uadt/rows_without_tokens": float((~rollout.mask.any(dim=-1)).sum()),
     }
 
 
-def _quantity(name: str, value: Tensor, rollout: Rollout) -> dict[str, float]:
+def _quantity(
+    name: str, value: Tensor, mask: TokenMask, tasks: Mapping[str, Tensor]
+) -> dict[str, float]:
     """Summarise one quantity of ``info`` by its shape and its name."""
     if value.ndim == 0:
         return {name: float(value)}
-    known = _known(value, rollout)
-    scalars = {f"{name}/mean": _mean(known)}
+    total, number = _by_row(value, mask)
+    scalars = {f"{name}/mean": _ratio(total.sum(), number.sum())}
+    for task, rows in tasks.items():
+        scalars[f"{name}/mean/{task}"] = _ratio(total[rows].sum(), number[rows].sum())
+    if not name.endswith(("/uncertainty", "/factor")):
+        return scalars
+    known = value[shaped_positions(value, mask) & ~value.isnan()].double()
     if name.endswith("/uncertainty"):
         scalars[f"{name}/std"] = float(known.std(correction=0)) if len(known) else math.nan
         together = torch.zeros_like(known, dtype=torch.int64)  # one scope: the whole batch
         for percent in _QUANTILES:
             found = quantile_within(known, together, percent / 100)
             scalars[f"{name}/p{percent}"] = float(found[0]) if len(found) else math.nan
-    if name.endswith("/factor"):
-        scalars[f"{name}/share_above"] = _mean((known > 0).double())
-        scalars[f"{name}/share_below"] = _mean((known < 0).double())
+    else:
+        scalars[f"{name}/share_above"] = _ratio((known > 0).sum(), len(known))
+        scalars[f"{name}/share_below"] = _ratio((known < 0).sum(), len(known))
     return scalars
 
 
@@ -102,36 +112,35 @@ def _quadrants(
     prefix: str, factor: Tensor, advantage: Tensor, rollout: Rollout
 ) -> dict[str, float]:
     """Count completions: uncertain is ω > 0, correct is a positive advantage."""
-    if advantage.ndim == 2:  # a completion's advantage is the mean over its tokens
-        kept = advantage.masked_fill(~rollout.mask, 0.0).double().sum(dim=-1)
-        advantage = kept / rollout.mask.sum(dim=-1).clamp(min=1)
+    if advantage.ndim == 2:  # a completion's advantage is the mean over its tokens, of this sign
+        advantage = _by_row(advantage, rollout.mask)[0]
     alive = rollout.mask.any(dim=-1)
     signs = {"uncertain": factor > 0, "certain": factor < 0}
     truths = {"correct": advantage > 0, "wrong": advantage < 0}
     return {
-        f"{prefix}/quadrant/{how}_{what}": float((alive & sign & truth).double().sum())
+        f"{prefix}/quadrant/{how}_{what}": float((alive & sign & truth).sum())
         for how, sign in signs.items()
         for what, truth in truths.items()
     }
 
 
-def _by_task(name: str, value: Tensor, rollout: Rollout, tasks: Sequence[str]) -> dict[str, float]:
-    """Average a quantity over each task."""
-    scalars: dict[str, float] = {}
-    for task in sorted(set(tasks)):
-        rows = torch.tensor([one == task for one in tasks], device=value.device)
-        elsewhere = like_advantage(~rows, value)
-        scalars[f"{name}/mean/{task}"] = _mean(
-            _known(value.masked_fill(elsewhere, math.nan), rollout)
-        )
-    return scalars
+def _rows_by_task(rollout: Rollout) -> dict[str, Tensor]:
+    """Return the numbers of the rows of each task; none without tasks."""
+    places: dict[str, list[int]] = {}
+    for row, task in enumerate(rollout.task or ()):
+        places.setdefault(task, []).append(row)
+    device = rollout.mask.device
+    return {task: torch.tensor(rows, device=device) for task, rows in sorted(places.items())}
 
 
-def _known(value: Tensor, rollout: Rollout) -> Tensor:
-    """Leave out completions without tokens, padding, and what is NaN."""
-    picked = value[shaped_positions(value, rollout.mask)].double()
-    return picked[~picked.isnan()]
+def _by_row(value: Tensor, mask: TokenMask) -> tuple[Tensor, Tensor]:
+    """Add up each completion, without padding and NaN: its sum in float64, and of how many."""
+    counts = shaped_positions(value, mask) & ~value.isnan()
+    kept = torch.where(counts, value, 0.0)
+    if value.ndim == 1:
+        return kept.double(), counts
+    return kept.sum(dim=-1, dtype=torch.float64), counts.sum(dim=-1)
 
 
-def _mean(values: Tensor) -> float:
-    return float(values.mean()) if len(values) else math.nan
+def _ratio(total: Tensor, number: Tensor | int) -> float:
+    return float(total) / int(number) if number else math.nan

@@ -14,7 +14,15 @@ from uadt.integrations.rows import Rows, gather, join, own_part, split
 from uadt.integrations.state_file import read_json, write_json
 from uadt.metrics import summarise
 from uadt.states import state_from_dict, state_to_dict
-from uadt.types import MissingSignalError, Shaping, State, required_signals
+from uadt.types import (
+    MissingSignalError,
+    Rollout,
+    Shaped,
+    Shaping,
+    State,
+    reader_of,
+    required_signals,
+)
 
 __all__ = ["STATE_FILE", "Shaper", "shaping_from_environment"]
 
@@ -31,7 +39,12 @@ class Shaper:
     Args:
         shaping: What shapes the advantages.
         stack: The name of the stack, for errors.
-        offers: The signals that the adapter can hand over, as in `required_signals`.
+        offers: The signals that the adapter can hand over, as in `required_signals`; ``None`` if
+            only a batch shows what there is, so that nothing is refused now.
+
+    Attributes:
+        state: What the shaping remembers.
+        updates: How many batches were shaped, over resumes too.
 
     Raises:
         MissingSignalError: If the shaping reads a signal that the adapter does not offer; now,
@@ -51,17 +64,19 @@ class Shaper:
         tensor([1.])
     """
 
-    def __init__(self, shaping: Shaping, *, stack: str, offers: Iterable[str]) -> None:
+    def __init__(self, shaping: Shaping, *, stack: str, offers: Iterable[str] | None) -> None:
         """Check that the shaping can be served, and start its state."""
         self.shaping = shaping
-        self.stack = stack
         self.state: State = shaping.init()
+        self.updates = 0
+        if offers is None:
+            return
         offered = sorted(offers)
         for name in sorted(required_signals(shaping) or ()):
             if name not in offered:
                 raise MissingSignalError(
                     name,
-                    wanted_by=type(shaping).__name__,
+                    wanted_by=reader_of(shaping, name),
                     how=f"the adapter for {stack} hands over {', '.join(offered)} and nothing else",
                 )
 
@@ -92,13 +107,25 @@ class Shaper:
         """
         rows = join(parts)
         everyone, start = gather(rows, process_group=process_group)
-        rollout = everyone.rollout()
-        shaped = self.shaping(everyone.advantage, rollout, self.state)
+        shaped, scalars = self.step(everyone.advantage, everyone.rollout())
+        return split(own_part(shaped.advantage, rows, start), parts), scalars
+
+    def step(self, advantage: Tensor, rollout: Rollout) -> tuple[Shaped, dict[str, float]]:
+        """Shape a batch that lies in one place already, and move the state by one step.
+
+        Args:
+            advantage: One a completion, or one a token.
+            rollout: The completions.
+
+        Returns:
+            What the shaping returned, and the scalars of `shape`.
+        """
+        shaped = self.shaping(advantage, rollout, self.state)
         self.state = shaped.state
-        scalars = summarise(shaped, everyone.advantage, rollout)
+        self.updates += 1
+        scalars = summarise(shaped, advantage, rollout)
         # A logger averages over steps, and what is not defined in one would hide the others.
-        defined = {name: value for name, value in scalars.items() if not math.isnan(value)}
-        return split(own_part(shaped.advantage, rows, start), parts), defined
+        return shaped, {name: value for name, value in scalars.items() if not math.isnan(value)}
 
     def save(self, folder: Path) -> None:
         """Write the state beside a checkpoint.
@@ -106,7 +133,8 @@ class Shaper:
         Args:
             folder: The checkpoint's folder; made if it is not there.
         """
-        write_json(folder / STATE_FILE, state_to_dict(self.state, shaping=self.shaping))
+        written = state_to_dict(self.state, shaping=self.shaping)
+        write_json(folder / STATE_FILE, {**written, "updates": self.updates})
 
     def load(self, folder: Path) -> None:
         """Take the state from a checkpoint; one that holds none leaves it alone, with a warning.
@@ -119,7 +147,9 @@ class Shaper:
         """
         path = folder / STATE_FILE
         if path.exists():
-            self.state = state_from_dict(self.shaping, read_json(path))
+            written = read_json(path)
+            self.state = state_from_dict(self.shaping, written)
+            self.updates = int(written["updates"])
         else:
             warnings.warn(
                 f"{path} is missing: the checkpoint was written without a shaping, "

@@ -4,6 +4,7 @@
 """Rows as TransferQueue returns them → a rollout, and → diagnostics."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from tensordict import NonTensorStack, TensorDict
 from torch import Tensor
 
-from uadt import UADT, MissingSignalError
+from uadt import UADT, MissingSignalError, Rollout, Shaped
 from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.settings import Diagnostics
 from uadt.integrations.verl.signals import (
@@ -25,8 +26,22 @@ from uadt.integrations.verl.signals import (
     rollout_from,
     unscorable,
 )
+from uadt.types import EmptyState
 
 KEYS = ["a_0_0", "a_1_0", "b_0_0"]
+
+
+@dataclass(frozen=True)
+class Mine:
+    """A shaping that reads what it is told to, and changes nothing."""
+
+    signals: frozenset[str] | None
+
+    def init(self) -> EmptyState:
+        return EmptyState()
+
+    def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
+        return Shaped(advantage, state, {})
 
 
 def jagged(*rows: list[float]) -> Tensor:
@@ -65,7 +80,7 @@ def test_only_what_the_shaping_reads_is_fetched() -> None:
 
 def test_rows_become_a_rollout() -> None:
     signals = frozenset({"entropy", "logprob", "task", "cluster", "reward", "group"})
-    rollout = rollout_from(rows(), signals, "extra_info.task", wanted_by="Mine")
+    rollout = rollout_from(rows(), Mine(signals), "extra_info.task")
     mask = [[True, True, False], [True, False, True], [True, False, False]]
     assert rollout.mask.tolist() == mask
     assert rollout.entropy is not None
@@ -80,7 +95,7 @@ def test_rows_become_a_rollout() -> None:
 
 def test_a_shaping_that_does_not_say_is_offered_all() -> None:
     offered = rows(ref_log_prob=jagged([0, 0.0], [0, 0, 0.0], [0.0]))
-    rollout = rollout_from(offered, None, "data_source", wanted_by="Mine")
+    rollout = rollout_from(offered, Mine(None), "data_source")
     assert rollout.logprob is not None
     assert rollout.task == ("x", "x", "y")
     assert set(rollout.extra) == {"ref_logprob"}
@@ -91,7 +106,7 @@ def test_the_shaping_of_the_rows_by_hand() -> None:
     # ω = tanh((U - 10/3) / (10/3)) = tanh(-0.1), tanh(-0.4), tanh(0.5); A' = A + ω |A| / 2.
     data = rows()
     shaping = UADT(strength=0.5)
-    rollout = rollout_from(data, shaping.signals, "data_source", wanted_by="UADT")
+    rollout = rollout_from(data, shaping, "data_source")
     shaped = shaping(padded(data["advantages"]), rollout, shaping.init())
     omega = torch.tensor([-0.1, -0.4]).tanh()
     expected = torch.stack([1 + omega[0] / 2, -1 + omega[1] / 2])
@@ -127,19 +142,19 @@ def test_a_missing_signal_names_the_setting(signal: str, field: str, words: str)
     data = rows().exclude(field) if field else rows()
     who = f"Mine needs the signal '{signal}', got None: .*{words}"
     with pytest.raises(MissingSignalError, match=who):
-        rollout_from(data, frozenset({signal}), "data_source", wanted_by="Mine")
+        rollout_from(data, Mine(frozenset({signal})), "data_source")
 
 
 def test_a_task_key_that_leads_nowhere_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"uadt\.task_key=extra_info\.kind must lead to a name"):
-        rollout_from(rows(), frozenset({"task"}), "extra_info.kind", wanted_by="Mine")
+        rollout_from(rows(), Mine(frozenset({"task"})), "extra_info.kind")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_diagnostics_hold_one_record_a_completion(kind: str, tmp_path: Path) -> None:
     data = rows()
     shaping = UADT()
-    rollout = rollout_from(data, shaping.signals, "data_source", wanted_by="UADT")
+    rollout = rollout_from(data, shaping, "data_source")
     advantage = padded(data["advantages"])
     shaped = shaping(advantage, rollout, shaping.init())
     labels = [{"step": 7, "key": key} for key in KEYS]

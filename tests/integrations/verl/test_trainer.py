@@ -17,7 +17,8 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
 from uadt import UADT, EmaState, Rollout
-from uadt.integrations.verl.trainer import STATE_FILE, UadtColocateAsync, UadtSync
+from uadt.integrations.shaper import STATE_FILE
+from uadt.integrations.verl.trainer import UadtColocateAsync, UadtSync
 from uadt.metrics import summarise
 
 
@@ -49,8 +50,8 @@ def test_the_state_lies_in_the_checkpoint_before_verl_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = UadtSync(config_of(tmp_path))
-    trainer.global_steps, trainer.uadt_updates = 3, 5
-    trainer.uadt_state = EmaState(threshold=1 / 3, step=2)
+    trainer.global_steps, trainer.shaper.updates = 3, 5
+    trainer.shaper.state = EmaState(threshold=1 / 3, step=2)
     path = tmp_path / "global_step_3" / STATE_FILE
     there: list[bool] = []
 
@@ -63,8 +64,8 @@ def test_the_state_lies_in_the_checkpoint_before_verl_names_it(
     assert json.loads(path.read_text())["updates"] == 5
 
     resumed = resume(config_of(tmp_path), 3, monkeypatch)
-    assert resumed.uadt_state == trainer.uadt_state
-    assert resumed.uadt_updates == 5
+    assert resumed.shaper.state == trainer.shaper.state
+    assert resumed.shaper.updates == 5
 
 
 def resume(config: Any, step: int, monkeypatch: pytest.MonkeyPatch) -> UadtSync:
@@ -80,7 +81,7 @@ def resume(config: Any, step: int, monkeypatch: pytest.MonkeyPatch) -> UadtSync:
 def test_a_run_from_scratch_looks_for_no_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert resume(config_of(tmp_path), 0, monkeypatch).uadt_updates == 0
+    assert resume(config_of(tmp_path), 0, monkeypatch).shaper.updates == 0
 
 
 def test_a_checkpoint_without_state_is_an_error_that_names_the_way_out(
@@ -89,7 +90,7 @@ def test_a_checkpoint_without_state_is_an_error_that_names_the_way_out(
     with pytest.raises(FileNotFoundError, match=r"global_step_2.*uadt\.fresh_state=True"):
         resume(config_of(tmp_path), 2, monkeypatch)
     afresh = resume(config_of(tmp_path, "uadt.fresh_state=True"), 2, monkeypatch)
-    assert afresh.uadt_state == UADT().init()
+    assert afresh.shaper.state == UADT().init()
 
 
 def test_the_state_of_another_shaping_is_refused(

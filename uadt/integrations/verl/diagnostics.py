@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -50,12 +50,14 @@ def records(
             columns[name] = _over_tokens(value, mask)
         else:
             columns[name] = value.expand(len(mask)) if value.ndim == 0 else value
+    counts = cast("list[int]", mask.sum(dim=-1).tolist())
+    numbers = {name: _listed(column) for name, column in columns.items()}
     found: list[dict[str, Any]] = []
-    for row, label in enumerate(labels):
-        record = {**label, "tokens": int(mask[row].sum())}
+    for row, (label, count) in enumerate(zip(labels, counts, strict=True)):
+        record = {**label, "tokens": count}
         if rollout.task is not None:
             record["task"] = rollout.task[row]
-        record |= {name: _number(float(column[row])) for name, column in columns.items()}
+        record |= {name: column[row] for name, column in numbers.items()}
         if tokens:
             record |= _token_lists(shaped, advantage, rollout, row)
         found.append(record)
@@ -105,12 +107,11 @@ def _token_lists(
         columns["entropies"] = rollout.entropy
     if rollout.logprob is not None:
         columns["logprobs"] = rollout.logprob
-    places = [place for place, chosen in enumerate(rollout.mask[row]) if chosen]
-    return {
-        name: [_number(float(column[row, place])) for place in places]
-        for name, column in columns.items()
-    }
+    chosen = rollout.mask[row]
+    return {name: _listed(column[row][chosen]) for name, column in columns.items()}
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _listed(values: Tensor) -> list[float | None]:
+    """Return numbers that JSON can carry: what is not finite is None."""
+    numbers = cast("list[float]", values.double().tolist())
+    return [number if math.isfinite(number) else None for number in numbers]

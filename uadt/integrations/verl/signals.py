@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uadt.types import MissingSignalError, Rollout
+from uadt.types import MissingSignalError, Rollout, Shaping, reader_of, required_signals
 
 __all__ = ["check_finite", "fields_for", "listed", "padded", "rollout_from", "unscorable"]
 
@@ -90,16 +90,13 @@ def check_finite(scores: Tensor, keys: Sequence[str]) -> None:
         )
 
 
-def rollout_from(
-    data: Any, signals: frozenset[str] | None, task_key: str, *, wanted_by: str
-) -> Rollout:
+def rollout_from(data: Any, shaping: Shaping, task_key: str) -> Rollout:
     """Make a rollout of the rows that TransferQueue returned.
 
     Args:
         data: Fields by name, first axis the rows.
-        signals: What the shaping reads; ``None`` offers all that verl has.
+        shaping: Gets the signals that it says it reads; all that verl has if it does not say.
         task_key: See `fields_for`.
-        wanted_by: The name of the shaping, for the error.
 
     Returns:
         The rollout.
@@ -108,6 +105,7 @@ def rollout_from(
         MissingSignalError: If verl has not computed what the shaping reads; the words name the
             setting.
     """
+    signals = required_signals(shaping)
     per_token = {
         signal: padded(data[field]).float()
         for signal, field in _PER_TOKEN.items()
@@ -115,7 +113,7 @@ def rollout_from(
     }
     for signal in _PER_TOKEN:
         if signals is not None and signal in signals and signal not in per_token:
-            raise MissingSignalError(signal, wanted_by, _REMEDIES[signal])
+            raise MissingSignalError(signal, reader_of(shaping, signal), _REMEDIES[signal])
     extra = {
         name: per_token.pop(name)
         for name in ("ref_logprob", "rollout_logprob")
@@ -123,7 +121,7 @@ def rollout_from(
     }
     others = (signals or frozenset()) - set(_PER_TOKEN) - set(_PER_ROW) - {"task"}
     for name in sorted(others):
-        extra[name] = _from_reward_function(data, name, wanted_by)
+        extra[name] = _from_reward_function(data, name, reader_of(shaping, name))
     return Rollout(
         mask=padded(data["response_mask"]).bool(),
         reward=padded(data["rm_scores"]).float().sum(dim=-1) if "rm_scores" in data else None,

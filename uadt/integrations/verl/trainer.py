@@ -9,17 +9,18 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 import transfer_queue as tq
 from omegaconf import open_dict
 from tensordict import TensorDict
+from torch import Tensor
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
-from verl.workers.utils.padding import response_to_nested
 
-from uadt.integrations.state_file import read_json, write_json
+from uadt.integrations.shaper import STATE_FILE, Shaper
 from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.estimator import NAME
 from uadt.integrations.verl.failing import count_groups_of_one, end_after_failures
@@ -33,21 +34,15 @@ from uadt.integrations.verl.signals import (
     rollout_from,
     unscorable,
 )
-from uadt.metrics import summarise
-from uadt.states import state_from_dict, state_to_dict
 from uadt.types import required_signals
 
 __all__ = [
-    "STATE_FILE",
     "UadtColocateAsync",
     "UadtMixin",
     "UadtSeparateAsync",
     "UadtSync",
     "register",
 ]
-
-STATE_FILE = "uadt_state.json"
-"""Lies in each ``global_step_N`` beside verl's own files."""
 
 _logger = logging.getLogger(__name__)
 
@@ -72,8 +67,7 @@ class UadtMixin:
         settings = Settings.from_config(config)
         check_run(config, settings)
         self.uadt_settings = settings
-        self.uadt_state = settings.shaping.init()
-        self.uadt_updates = 0
+        self.shaper = Shaper(settings.shaping, stack="verl", offers=None)
         with open_dict(config):
             # verl branches on its own names of modes and estimators in many places; ours have
             # served their purpose. As "grpo", sessions with several outputs are verl's work too.
@@ -95,37 +89,25 @@ class UadtMixin:
         if not keys:
             return
         settings = self.uadt_settings
-        signals = required_signals(settings.shaping)
-        fields = fields_for(signals, settings.task_key)
+        fields = fields_for(required_signals(settings.shaping), settings.task_key)
         if settings.diagnostics.path is not None:
             fields += ["uid", "rm_scores"]
             fields += ["prompts", "responses"] if settings.diagnostics.tokens else []
-        where: dict[str, Any] = {"keys": keys, "partition_id": batch.partition_id}
-        data = tq.kv_batch_get(**where, select_fields=sorted(set(fields)))
+        data = _get(batch, keys, sorted(set(fields)))
         advantage = padded(data["advantages"])
-        if not advantage.isfinite().all():
-            check_finite(tq.kv_batch_get(**where, select_fields=["rm_scores"])["rm_scores"], keys)
-        wanted_by = type(settings.shaping).__name__
-        rollout = rollout_from(data, signals, settings.task_key, wanted_by=wanted_by)
-        shaped = settings.shaping(advantage, rollout, self.uadt_state)
-        nested = response_to_nested(shaped.advantage, data["response_mask"])
-        tq.kv_batch_put(**where, fields=TensorDict({"advantages": nested}, batch_size=len(keys)))
-        self.uadt_state = shaped.state
-        self.uadt_updates += 1
-        metrics.update(summarise(shaped, advantage, rollout))
-        metrics["uadt/updates"] = self.uadt_updates
+        if not advantage.sum().isfinite():
+            check_finite(_get(batch, keys, ["rm_scores"])["rm_scores"], keys)
+        rollout = rollout_from(data, settings.shaping, settings.task_key)
+        shaped, scalars = self.shaper.step(advantage, rollout)
+        _write_back(batch, keys, data, advantage, shaped.advantage)
+        metrics |= scalars | {"uadt/updates": self.shaper.updates}
         if self.config.actor_rollout_ref.rollout.n > 1:
             metrics["uadt/groups_of_one"] = count_groups_of_one(keys)
         if (count := unscorable(data)) is not None:
             metrics["uadt/unscorable"] = count
         if settings.diagnostics.path is not None:
-            rows = records(
-                shaped,
-                advantage,
-                rollout,
-                labels=self._labels(data, keys),
-                tokens=settings.diagnostics.tokens,
-            )
+            labels, tokens = self._labels(data, keys), settings.diagnostics.tokens
+            rows = records(shaped, advantage, rollout, labels=labels, tokens=tokens)
             name = f"step_{self.global_steps:06d}_{self.local_trigger_step:02d}"
             write_records(rows, settings.diagnostics, name)
 
@@ -136,7 +118,7 @@ class UadtMixin:
         for row, (key, group) in enumerate(zip(keys, listed(data["uid"]), strict=True)):
             label: dict[str, Any] = {
                 "step": self.global_steps,
-                "update": self.uadt_updates,
+                "update": self.shaper.updates,
                 "key": key,
                 "group": group,
             }
@@ -147,8 +129,7 @@ class UadtMixin:
         # Before verl: it names the checkpoint in its tracker file last, so a checkpoint that this
         # file names always holds the state.
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        written = state_to_dict(self.uadt_state, shaping=self.uadt_settings.shaping)
-        write_json(folder / STATE_FILE, {"updates": self.uadt_updates, "shaping": written})
+        self.shaper.save(folder)
         super()._save_checkpoint()  # type: ignore[misc]
 
     def _load_checkpoint(self) -> None:
@@ -168,10 +149,27 @@ class UadtMixin:
                 f"{path} is missing: the checkpoint was not written by a uadt trainer mode; "
                 "set uadt.fresh_state=True to start the shaping's state afresh"
             )
-        content = read_json(path)
-        self.uadt_state = state_from_dict(self.uadt_settings.shaping, content["shaping"])
-        self.uadt_updates = int(content["updates"])
-        _logger.info("restored the shaping's state after update %d: %s", self.uadt_updates, path)
+        self.shaper.load(path.parent)
+        _logger.info("restored the shaping's state after update %d: %s", self.shaper.updates, path)
+
+
+def _get(batch: Any, keys: list[str], fields: list[str]) -> Any:
+    return tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+
+
+def _write_back(batch: Any, keys: list[str], data: Any, before: Tensor, after: Tensor) -> None:
+    """Send the rows that the shaping changed: the queue takes its time over each."""
+    changed = (after != before).any(dim=-1).nonzero().flatten().tolist()
+    if not changed:
+        return
+    lengths = data["response_mask"].offsets().diff().tolist()
+    rows = [after[row, : lengths[row]] for row in changed]
+    nested = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+    tq.kv_batch_put(
+        keys=[keys[row] for row in changed],
+        partition_id=batch.partition_id,
+        fields=TensorDict({"advantages": nested}, batch_size=len(changed)),
+    )
 
 
 class UadtSync(UadtMixin, PPOTrainerSync):
