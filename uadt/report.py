@@ -157,8 +157,8 @@ def report(
         ),
         Section(
             title="Uncertainty and the threshold",
-            text="How many completions of a step had which mean token entropy (darker is more), "
-            "and the threshold τ that they were compared with.",
+            text="How many completions of a step had which mean token entropy, and the threshold τ "
+            "that they were compared with.",
             body=drawn["entropy"],
         ),
         Section(
@@ -222,21 +222,19 @@ def render(figure: Figure, *, label: str) -> str:
     return f'{head} role="img" aria-label="{html.escape(label)}">{rest}'
 
 
-def new_figure(width: float, height: float, *, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure with axes side by side, in the style of the page.
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure in the style of the page.
 
     Args:
-        width: Inches; 4.5 fill a phone, 9 a laptop.
+        width: Inches; 4.2 fill a phone.
         height: Inches.
-        columns: How many axes.
 
     Returns:
         The figure and its axes.
     """
     with mpl.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = [figure.add_subplot(1, columns, place + 1) for place in range(columns)]
-    return figure, axes
+        return figure, figure.add_subplot()
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
@@ -273,22 +271,33 @@ def _curves(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
         if np.isnan(values).all():
             continue
         each, means = _by_step(steps, values)
-        figure, (axes,) = new_figure(4.2, 2.5)
+        figure, axes = new_figure(4.2, 2.5)
         axes.plot(each, means, "o", ms=3, color=COLOURS["line"], alpha=0.35)
         axes.plot(each, _smooth(means), color=COLOURS["line"], lw=2)
         axes.set_title(label, loc="left")
         axes.set_xlabel("step")
         parts.append(render(figure, label=f"{label} through the steps"))
+    return _grid(*parts)
+
+
+def _grid(*parts: str) -> str:
     return '<div class="grid">' + "".join(f"<figure>{part}</figure>" for part in parts) + "</div>"
+
+
+def _key() -> str:
+    names = "".join(
+        f'<span><i style="background:{COLOURS[name]}"></i>{name}</span>' for name in QUADRANTS
+    )
+    return f'<p class="key">{names}</p>'
 
 
 def _entropy(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
     steps, values = _column(rows, "step"), _column(rows, f"{shaping}/uncertainty")
     known = ~np.isnan(values)
     each, tau = _by_step(steps, _column(rows, f"{shaping}/threshold"))
-    figure, (axes,) = new_figure(8.6, 3.4)
+    top = (float(np.quantile(values[known], 0.995)) if known.any() else 0.0) or 1.0
+    figure, axes = new_figure(4.2, 3.0)
     if known.any():
-        top = float(np.quantile(values[known], 0.995)) or 1.0
         count = round(float(steps.max() - steps.min())) + 2
         across = np.linspace(float(steps.min()) - 0.5, float(steps.max()) + 0.5, count)
         upwards = np.linspace(0.0, top, 40)
@@ -296,10 +305,27 @@ def _entropy(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
         axes.pcolormesh(across, upwards, counts.T, cmap="Blues", rasterized=True)
     axes.plot(each, tau, color=COLOURS["threshold"], lw=2, label="threshold τ")
     axes.grid(visible=False)
+    axes.set_title("Through the steps: darker is more", loc="left")
     axes.set_xlabel("step")
     axes.set_ylabel("mean token entropy, nats")
-    axes.legend(loc="upper left", frameon=False)
-    return f"<figure>{render(figure, label='Entropy histogram and threshold by step')}</figure>"
+    axes.legend(loc="upper right", frameon=False)
+    first = render(figure, label="Entropy histogram and threshold by step")
+    figure, axes = new_figure(4.2, 3.0)
+    bounds = np.quantile(each, [0.2, 0.8]) if len(each) else np.array([0.0, 0.0])
+    for label, chosen, at, colour in (
+        ("first fifth of the steps", steps <= bounds[0], each <= bounds[0], COLOURS["quiet"]),
+        ("last fifth", steps >= bounds[1], each >= bounds[1], COLOURS["line"]),
+    ):
+        shown = values[chosen & known]
+        if len(shown):
+            share = np.histogram(shown, 30, (0.0, top))[0] / len(shown)
+            axes.stairs(share, np.linspace(0.0, top, 31), lw=2, color=colour, label=label)
+            axes.axvline(float(tau[at].mean()), color=colour, ls="--", lw=1.5)
+    axes.set_title("First and last steps; dashed is τ", loc="left")
+    axes.set_xlabel("mean token entropy, nats")
+    axes.set_ylabel("share of completions")
+    axes.legend(loc="upper right", frameon=False)
+    return _grid(first, render(figure, label="Entropy histogram of the first and last steps"))
 
 
 def _quadrant(advantage: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -314,26 +340,32 @@ def _factor(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
         _column(rows, f"{shaping}/factor"),
     )
     place = _quadrant(_column(rows, "advantage"), factor)
-    figure, (axes,) = new_figure(8.6, 3.4)
+    figure, axes = new_figure(4.2, 3.0)
     thin = max(1, len(rows) // 2500)
     for number, name in enumerate(QUADRANTS):
         chosen = np.flatnonzero(place == number)[::thin]
-        axes.plot(
-            uncertainty[chosen],
-            factor[chosen],
-            "o",
-            ms=3.5,
-            mew=0,
-            alpha=0.6,
-            color=COLOURS[name],
-            label=name,
-        )
+        at = (uncertainty[chosen], factor[chosen])
+        axes.plot(*at, "o", ms=3, mew=0, alpha=0.6, color=COLOURS[name])
     axes.axhline(0, color=COLOURS["quiet"], lw=1)
     axes.set_ylim(-1.05, 1.05)
+    axes.set_title("Each completion", loc="left")
     axes.set_xlabel("mean token entropy U, nats")
     axes.set_ylabel("factor ω")
-    axes.legend(loc="lower right", markerscale=2, frameon=False)
-    return f"<figure>{render(figure, label='Factor against uncertainty')}</figure>"
+    first = render(figure, label="Factor against uncertainty")
+    figure, axes = new_figure(4.2, 3.0)
+    axes.hist(
+        [factor[place == number] for number in range(4)],
+        np.linspace(-1, 1, 41).tolist(),
+        stacked=True,
+        color=[COLOURS[name] for name in QUADRANTS],
+    )
+    axes.axvline(0, color=COLOURS["quiet"], lw=1)
+    axes.set_yticks([])
+    axes.set_xlim(-1.05, 1.05)
+    axes.set_xticks([-1, -0.5, 0, 0.5, 1])
+    axes.set_title("How often which factor", loc="left")
+    axes.set_xlabel("factor ω")
+    return _key() + _grid(first, render(figure, label="Histogram of the factor"))
 
 
 def _quadrants(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
@@ -344,14 +376,14 @@ def _quadrants(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
     each = np.unique(steps)
     counts = np.array([[(place[steps == s] == q).sum() for s in each] for q in range(4)], float)
     shares = counts / np.maximum(counts.sum(0), 1)
-    figure, (axes,) = new_figure(4.2, 3.0)
+    figure, axes = new_figure(4.2, 3.0)
     smooth = [_smooth(share) for share in shares]
     axes.stackplot(each, *smooth, colors=[COLOURS[name] for name in QUADRANTS], labels=QUADRANTS)
     axes.set_title("Share of the completions", loc="left")
     axes.set_xlabel("step")
     axes.set_ylim(0, 1)
     first = render(figure, label="Share of each quadrant by step")
-    figure, (axes,) = new_figure(4.2, 3.0)
+    figure, axes = new_figure(4.2, 3.0)
     for number, name in enumerate(QUADRANTS):
         values = multiplier[(place == number) & ~np.isnan(multiplier)]
         if len(values):
@@ -363,10 +395,4 @@ def _quadrants(rows: Sequence[Mapping[str, Any]], shaping: str) -> str:
     axes.set_ylim(-0.6, 3.6)
     axes.set_title("Multiplier: median, and 5 to 95 %", loc="left")
     second = render(figure, label="Multiplier of each quadrant")
-    key = "".join(
-        f'<span><i style="background:{COLOURS[name]}"></i>{name}</span>' for name in QUADRANTS
-    )
-    return (
-        f'<p class="key">{key}</p><div class="grid"><figure>{first}</figure>'
-        f"<figure>{second}</figure></div>"
-    )
+    return _key() + _grid(first, second)

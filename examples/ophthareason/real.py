@@ -2,9 +2,12 @@
 
 Public classification records name the right answer and nothing else. Stages 1 and 2 need captions
 and thoughts, so both are templated from the record's own labels. That teaches a form and no
-medicine; each such item says so in its title, and the report says how many there were.
+medicine; each such item says so in its title, the run folder keeps all of them with that mark, and
+the report says how many there were.
 """
 
+import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,29 @@ from examples.ophthareason.records import Item
 from examples.ophthareason.settings import Reinforcement
 from examples.ophthareason.tasks import weighed
 
-__all__ = ["TEMPLATED", "fit_lengths", "read_real", "with_templates"]
+__all__ = [
+    "CREDITS",
+    "TEMPLATED",
+    "fit_lengths",
+    "read_real",
+    "templated",
+    "with_templates",
+    "write_texts",
+]
 
-TEMPLATED = "TEMPLATED trace and caption, made from the record's own labels"
+TEMPLATED = "TEMPLATED from the record's own labels"
+"""How the title of an item begins whose trace or caption nobody wrote."""
+
+CREDITS = {
+    "idrid": "IDRiD dataset (c) Prasanna Porwal, Samiksha Pachade and Manesh Kokare, CC BY 4.0, "
+    "https://creativecommons.org/licenses/by/4.0/; Porwal et al., Data 2018, 3(3):25. Cropped and "
+    "resized.",
+    "kermany_oct": "OCT images: Kermany D., Zhang K., Goldbaum M., Labeled Optical Coherence "
+    "Tomography (OCT) and Chest X-Ray Images for Classification, Mendeley Data, v2, 2018, "
+    "CC BY 4.0. Padded and resized.",
+    "ffa": "FFA images: huapu4/FFA, doi:10.5281/zenodo.11212583, Apache License 2.0. Resized.",
+}
+"""What must be printed where pictures of these sources are shown."""
 
 
 def read_real(folder: Path) -> tuple[list[Item], list[Item], int]:
@@ -49,7 +72,7 @@ def read_real(folder: Path) -> tuple[list[Item], list[Item], int]:
         raise ValueError(
             f"{folder} must have items of both splits, got {len(practice)} train, {len(test)} test"
         )
-    return practice, test, sum(item.title == TEMPLATED for item in items)
+    return practice, test, sum(map(templated, items))
 
 
 def with_templates(item: Item) -> Item:
@@ -59,9 +82,10 @@ def with_templates(item: Item) -> Item:
         item: As it was read.
 
     Returns:
-        The same item, or one whose title is `TEMPLATED`.
+        The same item, or one whose title begins with `TEMPLATED` and says which texts are.
     """
-    if item.reason and item.caption:
+    missing = [name for name in ("reason", "caption") if not getattr(item, name)]
+    if not missing:
         return item
     options = item.options
     chosen = [options[letter] for letter in item.answer.split(",") if letter in options]
@@ -74,8 +98,29 @@ def with_templates(item: Item) -> Item:
         item,
         reason=item.reason or thought,
         caption=item.caption or f"{item.modality}: {said}.",
-        title=TEMPLATED,
+        title=f"{TEMPLATED}: {' and '.join(missing)}. {item.title}".strip(),
     )
+
+
+def templated(item: Item) -> bool:
+    """Whether a text of this item was made from its labels."""
+    return item.title.startswith(TEMPLATED)
+
+
+def write_texts(items: Iterable[Item], path: Path) -> None:
+    """Keep what was learnt and asked, one item a line, without the pictures.
+
+    Args:
+        items: All items of a run.
+        path: The file; ``title`` has the mark of `with_templates`.
+    """
+    names = ("id", "split", "source", "modality", "task", "title", "question", "answer")
+    part = path.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as lines:
+        for item in items:
+            texts = {name: getattr(item, name) for name in (*names, "reason", "caption")}
+            lines.write(json.dumps(texts, ensure_ascii=False) + "\n")
+    part.replace(path)
 
 
 def fit_lengths(settings: Reinforcement, model: Path, items: list[Item]) -> Reinforcement:

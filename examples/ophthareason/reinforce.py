@@ -130,9 +130,9 @@ def reinforce(
     tracker = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
     if tracker.is_file() and int(tracker.read_text()) >= settings.steps:
         return trained_model(folder, settings.steps)
-    if not (folder / "train.parquet").is_file():
-        write_verl_parquet(practice, folder / "train.parquet")
-        write_verl_parquet(test, folder / "test.parquet")
+    for items, name in ((practice, "train.parquet"), (test, "test.parquet")):
+        if not (folder / name).is_file():
+            write_verl_parquet(items, folder / name)
     words = command(settings, model=model.resolve(), folder=folder, rollout=rollout)
     (folder / "command.txt").write_text("VERL_PLATFORM=cpu " + shlex.join(words) + "\n")
     attempt = len(list(folder.glob("metrics-*.jsonl")))

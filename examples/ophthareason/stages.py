@@ -11,10 +11,8 @@ and is not run again; one that was interrupted goes on from its last checkpoint.
 """
 
 import argparse
-import hashlib
 import json
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import nn
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
@@ -33,9 +30,8 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
-from examples.ophthareason.exam import sit, summary
+from examples.ophthareason.exam import examine, summary
 from examples.ophthareason.lessons import (
     Batches,
     CellLoss,
@@ -48,6 +44,7 @@ from examples.ophthareason.lessons import (
     language_lesson,
 )
 from examples.ophthareason.model import build_model, build_processor, fit_projector, load, save
+from examples.ophthareason.provenance import keep
 from examples.ophthareason.records import Item
 from examples.ophthareason.settings import Settings, Stage, load_settings, save_settings
 from examples.ophthareason.splits import Tell, draw_phantoms, read_split
@@ -56,7 +53,6 @@ __all__ = [
     "STAGES",
     "claim",
     "fine_tune",
-    "keep",
     "run_stage",
     "run_stages",
 ]
@@ -144,15 +140,40 @@ def run_stage(
         callbacks=[_Teller(name, tell)],
     )
     trainer.pop_callback(_printer())
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    result = trainer.train(resume_from_checkpoint=last)
+    result = trainer.train(resume_from_checkpoint=_last_whole(folder))
     for part in model.parameters():
         part.requires_grad_(True)
     return {"loss": result.training_loss, "seconds": result.metrics["train_runtime"]}
 
 
+def _last_whole(folder: Path) -> str | None:
+    """Return the trainer's last checkpoint that is whole: its state is written last."""
+    whole: list[tuple[int, str]] = []
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        try:
+            whole.append((json.loads(state.read_text())["global_step"], str(state.parent)))
+        except (ValueError, KeyError):  # killed in the middle of it
+            continue
+    return max(whole)[1] if whole else None
+
+
+def _write_done(path: Path, done: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(done, indent=1))
+    part.replace(path)
+
+
+_AFTER = {"language": "pretrained", "alignment": "aligned", "finetuning": "before"}
+"""After which stage which moment of `exam.MOMENTS` has come."""
+
+
 def run_stages(
-    settings: Settings, run: Path, tell: Tell, *, stages: tuple[str, ...] = STAGES
+    settings: Settings,
+    run: Path,
+    tell: Tell,
+    *,
+    stages: tuple[str, ...] = STAGES,
+    examined: bool = True,
 ) -> Path:
     """Run the supervised stages that the folder does not have yet.
 
@@ -161,6 +182,7 @@ def run_stages(
         run: The folder of the run.
         tell: Told of progress.
         stages: Which, in order; the first starts from random weights.
+        examined: Whether the model sits the exams before and after stages 1 and 2.
 
     Returns:
         The folder of the last stage's model.
@@ -201,20 +223,28 @@ def run_stages(
             seed=settings.seed * 100 + place,
             tell=tell,
         )
-        model = model.to("cpu")
-        save(model, processor, run / name / "model")
+        save(model.to("cpu"), processor, run / name / "model")
         done: dict[str, Any] = {"stage": name, "figures": figures}
-        if name == "finetuning":
-            new = settings.reinforcement.max_new_tokens
-            for how, options in (
-                ("greedy", {}),
-                ("sampled", {"temperature": 1.0}),
-                ("swapped", {"swapped": True}),
-            ):
-                done[how] = summary(sit(model, processor, test, max_new_tokens=new, **options))
+        if examined and name in _AFTER:
+            answers = _examine(_AFTER[name], run / name / "model", test, settings, run, tell)
+            done |= {how: summary(given) for how, given in answers.items()}
         done["seconds"] = time.monotonic() - began
-        (run / name / "done.json").write_text(json.dumps(done, indent=1))
+        _write_done(run / name / "done.json", done)
     return run / stages[-1] / "model"
+
+
+def _examine(
+    when: str, folder: Path, items: list[Item], settings: Settings, run: Path, tell: Tell
+) -> dict[str, list[dict[str, Any]]]:
+    return examine(
+        when,
+        folder,
+        items,
+        run,
+        max_new_tokens=settings.reinforcement.max_new_tokens,
+        seed=settings.seed,
+        tell=tell,
+    )
 
 
 @torch.no_grad()
@@ -235,7 +265,15 @@ def _start_projector(
     fit_projector(model, torch.cat(seen), WordLoss(model, processor).words(found))
 
 
-def fine_tune(settings: Settings, run: Path, items: list[Item], start: Path, tell: Tell) -> Path:
+def fine_tune(
+    settings: Settings,
+    run: Path,
+    items: list[Item],
+    start: Path,
+    tell: Tell,
+    *,
+    test: list[Item] | None = None,
+) -> Path:
     """Run stages 1 and 2 on other items, such as real records, from a model that exists.
 
     Args:
@@ -244,11 +282,14 @@ def fine_tune(settings: Settings, run: Path, items: list[Item], start: Path, tel
         items: With captions and reasons.
         start: The model to start from.
         tell: Told of progress.
+        test: Held-out items, for exams before and after stages 1 and 2.
 
     Returns:
         The folder of the model.
     """
-    for place, name in enumerate(("alignment", "finetuning")):
+    if test:
+        _examine("pretrained", start, test, settings, run, tell)
+    for place, (name, moment) in enumerate((("alignment", "aligned"), ("finetuning", "before"))):
         folder = run / f"real-{name}"
         if not (folder / "done.json").is_file():
             model, processor = load(start)
@@ -263,8 +304,11 @@ def fine_tune(settings: Settings, run: Path, items: list[Item], start: Path, tel
                 tell=tell,
             )
             save(model.to("cpu"), processor, folder / "model")
-            done = {"stage": name, "items": len(items), "figures": figures}
-            (folder / "done.json").write_text(json.dumps(done, indent=1))
+            done: dict[str, Any] = {"stage": name, "items": len(items), "figures": figures}
+            if test:
+                answers = _examine(moment, folder / "model", test, settings, run, tell)
+                done |= {how: summary(given) for how, given in answers.items()}
+            _write_done(folder / "done.json", done)
         start = folder / "model"
     return start
 
@@ -288,34 +332,9 @@ def claim(settings: Settings, run: Path) -> None:
                 "choose another folder for other settings"
             )
     else:
-        save_settings(settings, path)
-
-
-def keep(run: Path, folder: Path, *, command: str) -> None:
-    """Write the stage-2 model in half precision, with what is needed to make it again.
-
-    Args:
-        run: The folder of a finished run.
-        folder: Where the model goes; ``provenance.json`` lies beside its weights.
-        command: The command that made it.
-    """
-    model, processor = load(run / STAGES[-1] / "model")
-    save(model.half(), processor, folder)
-    code = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    weights = (folder / "model.safetensors").read_bytes()
-    done = {stage: json.loads((run / stage / "done.json").read_text()) for stage in STAGES}
-    provenance = {
-        "made by": command,
-        "commit": code.stdout.strip() or "unknown",
-        "settings": asdict(load_settings(run / "settings.yaml")),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "sha256 of model.safetensors": hashlib.sha256(weights).hexdigest(),
-        "stages": done,
-        "note": "Learnt from synthetic phantoms only. Research software, not for clinical use.",
-    }
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
+        part = path.with_suffix(".part")
+        save_settings(settings, part)
+        part.replace(path)
 
 
 class _Teller(TrainerCallback):
@@ -359,7 +378,7 @@ def main() -> None:
     folder = run_stages(settings, given.run, tell)
     if given.keep:
         words = ["python -m examples.ophthareason.stages", *sys.argv[1:]]
-        keep(given.run, given.keep, command=" ".join(words))
+        keep(given.run, given.keep, stages=STAGES, command=" ".join(words))
     print(json.dumps(json.loads((folder.parent / "done.json").read_text()), indent=1))
 
 

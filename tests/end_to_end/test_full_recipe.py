@@ -78,7 +78,7 @@ def test_the_supervised_stages_load_and_say_what_they_learn() -> None:
 
 
 def test_an_item_without_a_trace_is_refused() -> None:
-    row: dict[str, Any] = {"id": "cfp-1", "reason": " ", "caption": "A disc.", "answer": "B"}
+    row: dict[str, Any] = {"id": "cfp-1", "reason": " ", "caption": "A disc.", "ground_truth": "B"}
     with pytest.raises(ValueError, match="item 'cfp-1' must have a reason, got none"):
         completion_of(row, "trace")
     assert completion_of(row, "caption") == "A disc."

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.ophthareason.exam import paired, sit, summary
+from examples.ophthareason.exam import describe, paired, sit, summary
 from examples.ophthareason.lessons import Batches, Lesson, ResponseLoss, finetuning_lesson
 from examples.ophthareason.model import (
     build_model,
@@ -23,7 +23,7 @@ from examples.ophthareason.model import (
     never_sampled,
 )
 from examples.ophthareason.prompts import SYSTEM_PROMPT, TEMPLATES
-from examples.ophthareason.real import TEMPLATED, fit_lengths, read_real
+from examples.ophthareason.real import TEMPLATED, fit_lengths, read_real, templated, write_texts
 from examples.ophthareason.records import Item
 from examples.ophthareason.settings import (
     ModelSettings,
@@ -77,6 +77,9 @@ def test_every_stage_leaves_a_model_and_its_figures(run: Path) -> None:
         done = json.loads((run / stage / "done.json").read_text())
         assert done["figures"]["loss"] > 0
         load(run / stage / "model")
+    for stage in ("language", "alignment"):  # before and after stage 1
+        done = json.loads((run / stage / "done.json").read_text())
+        assert done["captions"]["caption"]["n"] == done["greedy"]["all"]["n"] == 6
     last = json.loads((run / "finetuning" / "done.json").read_text())
     assert last["greedy"]["all"]["n"] == 6
     assert last["greedy"]["single_choice"]["n"] == 2  # a third of the items each
@@ -226,6 +229,42 @@ def test_an_exam_counts_tokens_and_scores(run: Path, items: list[Item]) -> None:
     assert answers == again  # the seed decides
 
 
+def test_a_caption_is_right_if_it_says_the_same_in_any_order(
+    run: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = load(run / "alignment" / "model")
+    said = ["a yes, b no.", "b no, a yes.", "a yes.", "a yes, b no, c no."]
+
+    def written(*_: Any, **__: Any) -> list[tuple[str, int, bool]]:
+        return [(text, 3, True) for text in said]
+
+    monkeypatch.setattr("examples.ophthareason.exam._written", written)
+    known = [replace(item, caption="a yes, b no.") for item in items[:4]]
+    rows = describe(model, processor, known, max_new_tokens=3)
+    assert [row["accuracy"] for row in rows] == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(
+    run: Path, items: list[Item], tmp_path: Path
+) -> None:
+    # Killed while the trainer wrote checkpoint 4: it has weights and no state.
+    model, processor = load(run / "alignment" / "model")
+    stage = Stage(steps=2, batch=4, warmup=1, checkpoint_every=1)
+    run_stage("finetuning", stage, model, processor, items, tmp_path, tell=quiet)
+    torn = tmp_path / "checkpoint-4"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    steps: list[int] = []
+
+    def tell(stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
+        steps.append(done)
+
+    longer = replace(stage, steps=12)
+    run_stage("finetuning", longer, model, processor, items, tmp_path, tell=tell)
+    assert steps[-1] == 12
+    assert (tmp_path / "checkpoint-12" / "trainer_state.json").is_file()
+
+
 def test_a_summary_by_hand() -> None:
     answers: list[dict[str, Any]] = [
         {"task": "diagnosis", "accuracy": right, "format": 1.0, "tokens": 10}
@@ -267,11 +306,18 @@ def test_the_tokenizer_stays_within_its_bound(items: list[Item]) -> None:
 def test_real_records_get_templates_that_say_so(
     run: Path, settings: Settings, real_data: Path, tmp_path: Path
 ) -> None:
-    practice, test, templated = read_real(real_data)
+    practice, test, count = read_real(real_data)
     assert {item.split for item in practice} == {"train"}
     assert not {item.id for item in practice} & {item.id for item in test}
-    marked = [item for item in [*practice, *test] if item.title == TEMPLATED]
-    assert len(marked) == templated > 0
+    marked = [item for item in [*practice, *test] if templated(item)]
+    assert len(marked) == count > 0
+    write_texts(marked, tmp_path / "texts.jsonl")
+    for line in (tmp_path / "texts.jsonl").read_text().splitlines():
+        assert json.loads(line)["title"].startswith(TEMPLATED)
+    # A caption of the record's own stays, and the mark says that only the trace was made.
+    own = next(item for item in marked if item.task == "diagnosis")
+    assert own.title.startswith(f"{TEMPLATED}: reason. ")
+    assert not own.caption.startswith(f"{own.modality}: {own.answer}")
     for item in marked[:50]:
         text = f"<think>{item.reason}</think><answer>{item.answer}</answer>"
         points = score(text, item.answer, task=item.task)

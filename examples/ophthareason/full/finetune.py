@@ -87,7 +87,7 @@ def completion_of(row: dict[str, Any], target: Literal["caption", "trace"]) -> s
         raise ValueError(f"item {row['id']!r} must have a {missing}, got none: leave it out")
     if target == "caption":
         return text.strip()
-    return f"<think>{text.strip()}</think><answer>{row['answer']}</answer>"
+    return f"<think>{text.strip()}</think><answer>{row['ground_truth']}</answer>"
 
 
 def rows_for(target: Literal["caption", "trace"], data: Any) -> Any:
