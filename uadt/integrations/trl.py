@@ -45,8 +45,9 @@ class UADTGRPOTrainer(GRPOTrainer):
 
     The entropy is that of the policy that is being trained, at the sampling temperature, when the
     completions are scored. Where TRL runs the old policy for its log-probabilities anyway
-    (generation and optimisation out of step, ``num_iterations > 1``, or vLLM), the entropies
-    come from that pass; else from one pass of our own without gradient, per generation batch.
+    (generation and optimisation out of step, ``num_iterations > 1``, or vLLM with
+    ``vllm_importance_sampling_correction``), the entropies come from that pass; else from one pass
+    of our own without gradient, per generation batch.
 
     It is cooperative: ``class Mine(UADTGRPOTrainer, SomeGRPOTrainer)`` shapes the advantages of any
     subclass of `GRPOTrainer` that scores in ``_generate_and_score_completions``.
