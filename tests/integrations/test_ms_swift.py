@@ -74,3 +74,23 @@ def test_trainings(python: Path, model: Path, tmp_path: Path) -> None:
     split = train(python, model, tmp_path / "split", *parts, strength="0.5")
     assert split[0]["grad_norm"] == pytest.approx(shaped[0]["grad_norm"], rel=1e-3)
     assert state_in(tmp_path / "split", 2)["step"] == 2  # a generation batch, not a micro-batch
+
+
+def test_a_reference_is_not_taken_for_the_policy_and_evaluations_do_not_count(
+    python: Path, model: Path, tmp_path: Path
+) -> None:
+    # An adapter that does not start at zero: the policy differs from its reference at once, and
+    # both run through the same model.
+    adapter = ("--tuner_type", "lora", "--init_weights", "false", "--beta")
+    alone = train(python, model, tmp_path / "alone", *adapter, "0", strength="0.5")
+    evaluations = f"""--eval_strategy steps --eval_steps 1 --val_dataset {model}/data.jsonl
+        --per_device_eval_batch_size 8"""
+    beside = train(
+        *(python, model, tmp_path / "beside", *adapter, "0.1", *evaluations.split()), strength="0.5"
+    )
+    assert beside[0]["kl"] > 0
+    threshold = "uadt/threshold/mean"
+    assert beside[0][threshold] == pytest.approx(alone[0][threshold], rel=1e-5)
+    states = json.loads(max((tmp_path / "beside").glob("*-2/trainer_state.json")).read_text())
+    assert [row["step"] for row in states["log_history"] if "eval_loss" in row] == [1, 2]
+    assert state_in(tmp_path / "beside", 2)["step"] == 2
