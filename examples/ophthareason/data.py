@@ -56,7 +56,7 @@ Source = Annotated[
     typer.Argument(help=f"A file or folder of records, or {HUB_PREFIX}OWNER/NAME(@REVISION)"),
 ]
 Root = Annotated[
-    Path | None, typer.Option(help="What image paths are relative to [each file's folder]")
+    Path | None, typer.Option(help="What image paths are relative to (default: each file's folder)")
 ]
 ImageTable = Annotated[
     Path | None, typer.Option(help="CSV: file and any of modality, source, split")
@@ -69,7 +69,9 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad records out
 def convert_command(
     source: Source,
     out: Annotated[Path, typer.Argument(help="File (verl, jsonl) or folder (trl)")],
-    to: Annotated[To | None, typer.Option(help="[by OUT: .parquet verl, .jsonl, else trl]")] = None,
+    to: Annotated[
+        To | None, typer.Option(help="By default by OUT: .parquet verl, .jsonl, else trl")
+    ] = None,
     root: Root = None,
     image_table: ImageTable = None,
     task: TaskOption = None,
@@ -167,7 +169,9 @@ def leakage(
         )
         leaks = find_leaks(one, other)
     for leak in leaks:
-        out_console.print(f"{leak.first} = {leak.second}  {leak.pixels[:16]}", highlight=False)
+        out_console.print(
+            f"{leak.first} = {leak.second}  {leak.pixels[:16]}", highlight=False, soft_wrap=True
+        )
     read = " and ".join(f"{report.read} of {name}" for name, report in reports.items())
     console.print(f"{len(leaks)} pictures in both; records read: {read}")
     for name, report in reports.items():

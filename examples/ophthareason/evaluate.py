@@ -54,7 +54,7 @@ class MatcherName(Enum):
 
 
 MatcherOption = Annotated[
-    MatcherName | None, typer.Option(help="A similarity for diagnoses [exact and synonyms]")
+    MatcherName | None, typer.Option(help="A similarity for diagnoses, beside exact and synonyms")
 ]
 Threshold = Annotated[float, typer.Option(help="Likeness from which a diagnosis is right")]
 
