@@ -209,7 +209,7 @@ def test_it_reads_the_signals_that_it_names_and_no_other(shaping: Shaping) -> No
 @every
 def test_saved_and_restored_at_each_step_equals_unbroken(shaping: Shaping) -> None:
     unbroken, resumed = shaping.init(), shaping.init()
-    for step in range(4):
+    for step in range(10):
         advantage, rollout = random_batch(step)
         written = json.dumps(state_to_dict(resumed, shaping=shaping))
         resumed = state_from_dict(shaping, json.loads(written))
