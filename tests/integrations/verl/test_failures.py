@@ -39,22 +39,6 @@ def test_a_reward_that_always_raises_ends_the_run(
 
 
 @pytest.mark.matrix
-def test_a_reward_that_always_raises_ends_an_asynchronous_run(
-    text_assets: Path, folder: Path, tell: Tell
-) -> None:
-    # verl's own asynchronous modes replace a failed prompt by another one for ever.
-    where = folder / "raises_async"
-    arguments = [
-        *overrides(text_assets, where, steps=2),
-        rewarded_by("raise_always"),
-        "trainer.v1.trainer_mode=uadt_colocate_async",
-        "data.gen_batch_size=1",
-    ]
-    ran = run(where, arguments, tell=tell)
-    ran.failed_with("this reward always fails", "prompts in a row have failed")
-
-
-@pytest.mark.matrix
 def test_groups_that_failed_and_completions_without_tokens_are_a_defined_step(
     text_assets: Path, folder: Path, tell: Tell
 ) -> None:

