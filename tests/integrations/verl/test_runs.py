@@ -27,9 +27,6 @@ CHECKPOINT_AS_MODEL = (
     "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"
 )
 
-STOCK = ("--config-path=pkg://uadt.integrations.verl.config", "--config-name=uadt_ppo_cpu")
-"""verl's own main, with our configuration."""
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -146,7 +143,8 @@ def test_strength_zero_is_verls_own_grpo(text_assets: Path, folder: Path, tell: 
 
     grpo = one_step(
         "grpo",
-        *STOCK,
+        "--config-path=pkg://uadt.integrations.verl.config",
+        "--config-name=uadt_ppo_cpu",
         "algorithm.adv_estimator=grpo",
         "trainer.v1.trainer_mode=sync",
         module="verl.trainer.main_ppo",
@@ -217,12 +215,9 @@ def test_images_on_two_ranks(vision_assets: Path, folder: Path, tell: Tell) -> N
 def test_a_reward_that_is_no_number_ends_the_run(
     text_assets: Path, folder: Path, tell: Tell
 ) -> None:
-    # Through verl's own main, which finds the trainer mode by the plug-in alone.
     where = folder / "nan"
     arguments = [
-        *STOCK,
         *overrides(text_assets, where, steps=2),
         "reward.custom_reward_function.name=compute_nan",
     ]
-    ran = run(where, arguments, module="verl.trainer.main_ppo", tell=tell)
-    ran.failed_with("the reward must be a finite number", "nan")
+    run(where, arguments, tell=tell).failed_with("the reward must be a finite number", "nan")
