@@ -310,6 +310,16 @@ def test_a_reward_that_is_not_finite_names_its_row(
         baseline(torch.tensor([0.0, 1.0, bad, 1.0]), ONE)
 
 
+def test_equal_rewards_without_an_epsilon_are_nothing_over_nothing() -> None:
+    # Group 0 is equal, group 1 has std sqrt 2 and mean 3, group 2 is alone.
+    reward, group = torch.tensor([0.1, 0.1, 2.0, 4.0, 9.0]), torch.tensor([0, 0, 1, 1, 2])
+    got = group_advantage(reward, group, eps=0.0)
+    assert got.tolist() == pytest.approx([0.0, 0.0, -1 / math.sqrt(2), 1 / math.sqrt(2), 0.0])
+    gate = quantile_advantage(reward, group, quantile=0.5, scale="std", eps=0.0)
+    # The lower of each pair is the baseline: (4 - 2) / sqrt 2.
+    assert gate.tolist() == pytest.approx([0.0, 0.0, 0.0, math.sqrt(2), 0.0])
+
+
 def test_finite_rewards_whose_sum_is_not_are_no_error() -> None:
     reward = torch.full((4,), 1e308, dtype=torch.float64)  # the sum of two is infinite
     assert group_advantage(reward, torch.tensor([0, 0, 1, 1])).tolist() == [0.0] * 4

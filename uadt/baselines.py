@@ -75,7 +75,7 @@ def group_advantage(
     def advantage(reward: Tensor, groups: Groups) -> Tensor:
         deviation = _deviation(reward, groups)
         if scale == "std":
-            deviation = deviation / (groups.spread(_std(deviation, groups)) + eps)
+            deviation = _over(deviation, groups.spread(_std(deviation, groups)) + eps)
         if singleton == "raw":
             raw = reward / (1.0 + eps) if scale == "std" else reward
             deviation = torch.where(groups.spread(groups.count) == 1, raw, deviation)
@@ -181,7 +181,7 @@ def quantile_advantage(
         result = reward - groups.spread(baseline)
         if scale == "std":
             spread = _std(_deviation(reward, groups), groups)
-            result = result / (groups.spread(spread) + eps)
+            result = _over(result, groups.spread(spread) + eps)
         return result
 
     return _over_groups(reward, group, keep, advantage)
@@ -328,6 +328,11 @@ def _deviation(reward: Tensor, groups: Groups) -> Tensor:
 
 def _std(deviation: Tensor, groups: Groups) -> Tensor:
     return (groups.total(deviation.square()) / (groups.count - 1).clamp(min=1)).sqrt()
+
+
+def _over(values: Tensor, scale: Tensor) -> Tensor:
+    """Divide, but for 0 / 0, which is equal rewards without an ε: nothing."""
+    return values / scale.masked_fill(scale == 0, 1.0)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
