@@ -142,7 +142,7 @@ def stages_figure(moments: Mapping[str, Answers]) -> str:
 
 
 def stages_table(moments: Mapping[str, Answers]) -> str:
-    """Write the same as a table, with how many answers were well-formed.
+    """Write the same as a table: accuracy, its interval, and the share of well-formed answers.
 
     Args:
         moments: Moment to exams, in order.
@@ -162,7 +162,7 @@ def stages_table(moments: Mapping[str, Answers]) -> str:
                 cells.append("–")
                 continue
             span = f"{row['low']:.2f}–{row['high']:.2f}"
-            cells.append(f"{row['accuracy']:.3f} ({span}), form {row['format']:.2f}")
+            cells.append(f"{row['accuracy']:.2f} ({span}) · {row['format']:.2f}")
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 

@@ -15,7 +15,7 @@ from typing import Any
 from examples.ophthareason.lessons import Batches
 from examples.ophthareason.loading import read_records
 from examples.ophthareason.model import load
-from examples.ophthareason.records import Item
+from examples.ophthareason.records import UNKNOWN, Item
 from examples.ophthareason.settings import Reinforcement
 from examples.ophthareason.tasks import weighed
 
@@ -45,7 +45,7 @@ CREDITS = {
 
 
 def read_real(folder: Path) -> tuple[list[Item], list[Item], int]:
-    """Read records, and split them by what they or their files say.
+    """Read records, each once, and split them by what they or their files say.
 
     Args:
         folder: A folder with records; images are looked up from it, and ``retina/images.csv`` in it
@@ -60,12 +60,14 @@ def read_real(folder: Path) -> tuple[list[Item], list[Item], int]:
     table = folder / "retina" / "images.csv"
     records = folder / "mm_retinal_reason"
     source = records if records.is_dir() else folder
-    items = [
-        with_templates(item)
-        for item in read_records(
-            source, folder, image_table=table if table.is_file() else None, skip_bad=True
-        )
-    ]
+    once: dict[tuple[str, str], Item] = {}  # one record may stand in two files
+    for item in read_records(
+        source, folder, image_table=table if table.is_file() else None, skip_bad=True
+    ):
+        key = (item.split, item.digest)
+        if key not in once or once[key].source == UNKNOWN:
+            once[key] = item
+    items = [with_templates(item) for item in once.values()]
     practice = [item for item in items if item.split == "train"]
     test = [item for item in items if item.split == "test"]
     if not practice or not test:

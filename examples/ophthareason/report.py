@@ -136,7 +136,7 @@ def _lead(
     settings: Settings, environment: Mapping[str, Any], texts: Sequence[Mapping[str, Any]]
 ) -> str:
     lead = (
-        f"GRPO with UADT through verl and Ray: {settings.reinforcement.steps} steps of "
+        f"GRPO with UADT through verl and Ray; steps: {settings.reinforcement.steps}, of "
         f"{settings.reinforcement.prompts} questions, {settings.reinforcement.group} answers each. "
         + ("Real retinal images" if texts else "The pictures are synthetic phantoms")
         + "; research software, not for clinical use. "
@@ -179,7 +179,7 @@ def _stages(
         "The likeliest answers to the held-out items before and after each stage, by task. Stage 1 "
         "teaches captions only, so the questions begin to be answered with stage 2. A caption is "
         "right if it says all that the reference says and nothing else; none is asked for after "
-        "stage 2. "
+        "stage 2. The table has accuracy, its 95 % interval, and the share of well-formed answers. "
     )
     if texts:
         words += _templated(texts)

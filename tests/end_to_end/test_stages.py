@@ -309,6 +309,9 @@ def test_real_records_get_templates_that_say_so(
     practice, test, count = read_real(real_data)
     assert {item.split for item in practice} == {"train"}
     assert not {item.id for item in practice} & {item.id for item in test}
+    # The OCT test records are there twice, once with pictures in base64 and no known source.
+    assert len({item.digest for item in test}) == len(test)
+    assert all(item.source != "unknown" for item in test)
     marked = [item for item in [*practice, *test] if templated(item)]
     assert len(marked) == count > 0
     write_texts(marked, tmp_path / "texts.jsonl")
