@@ -115,12 +115,3 @@ def test_a_rollout_server_that_is_killed_ends_the_run(
     where = folder / "server"
     ran = interrupted(text_assets, where, tell, "TransformersServer", signal.SIGKILL, 300)
     ran.failed_with("ActorDiedError")
-
-
-@pytest.mark.matrix
-def test_a_weight_sync_that_gets_no_answer_ends_the_run(
-    text_assets: Path, folder: Path, tell: Tell
-) -> None:
-    where = folder / "stopped"
-    ran = interrupted(text_assets, where, tell, "TransformersServer", signal.SIGSTOP, 60)
-    ran.failed_with("TimeoutError", "load_weights")
