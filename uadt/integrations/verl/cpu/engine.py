@@ -50,3 +50,6 @@ def register() -> None:
         known = EngineRegistry._engines.get(model_type, {}).get("fsdp2", {})
         if "cpu" not in known:
             EngineRegistry.register(model_type=model_type, backend="fsdp2", device="cpu")(engine)
+
+
+register()  # for whoever imports this module before verl; the plug-in's hook calls it again

@@ -170,3 +170,6 @@ def _device_module() -> ModuleType:
 
 
 _DEVICE_MODULE = _device_module()
+
+
+register()  # for whoever imports this module before verl; the plug-in's hook calls it again

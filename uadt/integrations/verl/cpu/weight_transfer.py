@@ -107,3 +107,6 @@ def register() -> None:
     """Enter the backend in verl's table."""
     registry: Any = CheckpointEngineRegistry
     registry.register(BACKEND)(RayStoreEngine)
+
+
+register()  # for whoever imports this module before verl; the plug-in's hook calls it again
