@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.integrations.environments import environment
 from tests.scripts import ROOT, run_script
 
 Found = dict[str, Any]
@@ -23,15 +25,25 @@ RUNS = (
 )
 
 
-def run(folder: Path, names: str, *launcher: str) -> Path:
+@pytest.fixture(
+    scope="module",
+    # The version that is installed, and the oldest that we say we serve.
+    params=["installed", pytest.param("1.7.0", marks=pytest.mark.matrix)],
+)
+def python(request: pytest.FixtureRequest) -> Path:
+    if request.param == "installed":
+        return Path(sys.executable)
+    return environment(f"trl-{request.param}", alone=(f"trl=={request.param}",))
+
+
+def run(python: Path, folder: Path, names: str, *launcher: str) -> Path:
     """Run trainings in a process, or in those that a launcher starts; return where they wrote."""
     out = folder / "found.json"
-    command = [sys.executable, *launcher, "-m", "tests.integrations.trl_runs", str(out)]
-    if launcher:
-        command = [sys.executable, *launcher, "--module", *command[-2:]]
+    module = [*launcher, "--module"] if launcher else ["-m"]
     done = subprocess.run(
-        [*command, *names.split()],
+        [str(python), *module, "tests.integrations.trl_runs", str(out), *names.split()],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=800,
@@ -42,8 +54,8 @@ def run(folder: Path, names: str, *launcher: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    return json.loads(run(tmp_path_factory.mktemp("trl"), RUNS).read_text())
+def found(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    return json.loads(run(python, tmp_path_factory.mktemp("trl"), RUNS).read_text())
 
 
 def means(values: list[list[float]]) -> list[float]:
@@ -196,12 +208,12 @@ def test_the_metrics_are_in_trls_log(found: Found) -> None:
     assert 0 < first["uadt/advantage/moved_share"] < 0.5  # at most the strength
 
 
-def test_two_processes_shape_as_one(tmp_path: Path) -> None:
+def test_two_processes_shape_as_one(python: Path, tmp_path: Path) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    out = run(tmp_path, "two_processes", "-m", *launcher)
+    out = run(python, tmp_path, "two_processes", "-m", *launcher)
     ranks = [json.loads(Path(f"{out}.{rank}").read_text())["two_processes"] for rank in (0, 1)]
     assert ranks[0]["state"] == ranks[1]["state"]
     for step in (0, 1):
@@ -219,8 +231,8 @@ def test_two_processes_shape_as_one(tmp_path: Path) -> None:
         assert logged[f"uadt/threshold/mean/{task}"] == pytest.approx(mean(values), abs=1e-5)
 
 
-def test_images(tmp_path: Path) -> None:
-    found = json.loads(run(tmp_path, "images").read_text())["images"]
+def test_images(python: Path, tmp_path: Path) -> None:
+    found = json.loads(run(python, tmp_path, "images").read_text())["images"]
     assert found["zero"]["grad_norm"] == found["stock"]["grad_norm"]
     assert found["shaped"]["grad_norm"] != found["stock"]["grad_norm"]
     assert found["out_of_step"]["passes"] == found["stock_out_of_step"]["passes"]
@@ -248,7 +260,7 @@ def test_the_example_is_short_and_learns() -> None:
 
 
 @pytest.mark.matrix
-def test_strength_zero_is_the_stock_trainer_under_every_loss(tmp_path: Path) -> None:
-    found = json.loads(run(tmp_path, "every_loss").read_text())["every_loss"]
+def test_strength_zero_is_the_stock_trainer_under_every_loss(python: Path, tmp_path: Path) -> None:
+    found = json.loads(run(python, tmp_path, "every_loss").read_text())["every_loss"]
     for loss, one in found.items():
         assert one["zero"]["grad_norm"] == one["stock"]["grad_norm"], loss

@@ -44,7 +44,7 @@ def tokenizer(*, vision: bool = False) -> PreTrainedTokenizerFast:
     return fast
 
 
-def text_model(words: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def text_model(words: PreTrainedTokenizerFast, *, heads: int = 4) -> Qwen2ForCausalLM:
     """A Qwen2 whose weights are scaled up, so that prompts differ in their entropies."""
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
@@ -53,7 +53,7 @@ def text_model(words: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
-            num_attention_heads=4,
+            num_attention_heads=heads,
             num_key_value_heads=2,
             max_position_embeddings=512,
             tie_word_embeddings=False,

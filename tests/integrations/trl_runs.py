@@ -18,13 +18,15 @@ from typing import Any
 
 from uadt.integrations.verl.cpu import shims
 
-# TRL imports vLLM if it finds it, which takes a while and is not used here; and torchvision may be
-# a build for another torch.
-sys.modules["vllm"] = None  # pyright: ignore[reportArgumentType]
+# TRL imports vLLM if it finds it, which takes a while and is used in one run only; and torchvision
+# may be a build for another torch.
+if "colocated" not in sys.argv:
+    sys.modules["vllm"] = None  # pyright: ignore[reportArgumentType]
 shims.install()
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
+from transformers import Qwen2ForCausalLM  # noqa: E402
 from trl.trainer.grpo_config import GRPOConfig  # noqa: E402
 from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: E402
 
@@ -400,9 +402,37 @@ def two_processes() -> Found:
     return seen(trainer) | {"rank": trainer.accelerator.process_index}
 
 
+def colocated() -> Found:
+    # vLLM in this process, on a CPU. No test runs this one: it is for the command line.
+    os.environ |= {
+        "VERL_PLATFORM": "cpu",  # our plug-in of vLLM keeps its weights writable
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # TRL writes into them, so in this process
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    words = tiny_models.tokenizer()
+    folder = tempfile.mkdtemp()
+    # vLLM's attention for CPUs knows heads of 32, and not of 16.
+    tiny_models.text_model(words, heads=2).save_pretrained(folder)
+    words.save_pretrained(folder)
+    trainer = train(
+        words=words,
+        model=Qwen2ForCausalLM.from_pretrained(folder),
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_max_model_length=128,
+        vllm_gpu_memory_utilization=0.1,
+    )
+    return seen(trainer) | {
+        "sampled": [one["sampling_per_token_logps"].tolist() for one in trainer.batches],
+        "trained": [one["old_per_token_logps"].tolist() for one in trainer.batches],
+        "mask": [one["completion_mask"].tolist() for one in trainer.batches],
+    }
+
+
 def main(path: str, names: list[str]) -> None:
+    rank = os.environ.get("RANK")  # now: with vLLM, TRL sets it
     found = {name: _RUNS[name]() for name in names}
-    rank = os.environ.get("RANK")
     Path(path if rank is None else f"{path}.{rank}").write_text(json.dumps(found))
 
 
@@ -433,6 +463,7 @@ _RUNS: dict[str, Callable[[], Found]] = {
         every_loss,
         images,
         two_processes,
+        colocated,
     )
 }
 
