@@ -1,6 +1,6 @@
 """Token statistics beside those of verl and TRL: time, extra memory, error. Markdown on stdout.
 
-    python benchmarks/entropy.py [forward] [backward] [linear] [memory] [error]
+    python benchmarks/entropy.py [forward] [backward] [linear] [memory] [linear-memory] [error]
 
 Without arguments: all. One thread. Times are ratios to one raw read of the same bytes (forward),
 one copy of them (forward + backward), or one GEMM (linear); see `timing` for how they are taken.
@@ -220,6 +220,39 @@ def memory() -> None:
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
+def linear_memory() -> None:
+    """Extra memory of hidden × lm-head, a fresh process for each figure."""
+    print(f"\n**Extra peak memory, hidden × lm-head, eager, 512 tokens** · {machine()}\n")
+    print("| width × vocabulary | " + " | ".join(DTYPES) + " | bf16, with backward |")
+    print("|---|---|---|---|")
+    for width, vocab in ((1024, 16_384), (4096, 16_384)):
+        cells: list[str] = []
+        for dtype, passes in (("fp32", "forward"), ("bf16", "forward"), ("bf16", "both")):
+            command = [sys.executable, __file__, "--linear-memory-of", str(width), str(vocab)]
+            done = subprocess.run(
+                [*command, dtype, passes], capture_output=True, text=True, check=True
+            )
+            cells.append(done.stdout.strip())
+        print(f"| {width} × {vocab} | " + " | ".join(cells) + " |", flush=True)
+
+
+def linear_memory_of(width: int, vocab: int, dtype: str, passes: str) -> None:
+    """Print the extra memory of one product in this process, beyond the gradients."""
+    hidden = torch.empty(512, width, dtype=DTYPES[dtype]).normal_()
+    weight = torch.empty(vocab, width, dtype=DTYPES[dtype]).normal_(0.0, 3 / width**0.5)
+    backward = passes == "both"
+
+    def run(h: Tensor, w: Tensor) -> object:
+        h, w = (x.detach().requires_grad_(backward) for x in (h, w))
+        s = kernels.linear_statistics(h, w, torch.arange(len(h)), None, 1.0, path="eager")
+        assert s.logprob is not None
+        return torch.autograd.grad((s.entropy + s.logprob).sum(), (h, w)) if backward else s
+
+    run(hidden[:8], weight[:64])  # code and pools
+    results = (hidden.nbytes + weight.nbytes) / 2**20 if backward else 0.0
+    print(f"{extra_peak_mib(lambda: run(hidden, weight)) - results:.1f} MiB")
+
+
 def memory_of(name: str, dtype: str) -> None:
     """Print the extra memory of one variant, in this process."""
     x = torch.empty(512, VOCAB, dtype=DTYPES[dtype])
@@ -235,7 +268,7 @@ def memory_of(name: str, dtype: str) -> None:
 def error() -> None:
     """Largest error on inputs that bite."""
     names = ("fp32", "fp32 + 1e4", "fp32, a third -inf", "bf16")
-    print(f"\n**Largest error of the entropy against float64, in nats, 8 × {VOCAB}**\n")
+    print(f"\n**Largest error of the entropy against float64, nats, 8 × {VOCAB}** · {machine()}\n")
     print("| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     x = logits(8, torch.float32)
     masked = x.index_fill(1, torch.arange(0, VOCAB, 3), -torch.inf)
@@ -258,11 +291,16 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--memory-of"]:
         memory_of(*arguments[1:])
         return
+    if arguments[:1] == ["--linear-memory-of"]:
+        width, vocab, dtype, passes = arguments[1:]
+        linear_memory_of(int(width), int(vocab), dtype, passes)
+        return
     parts = {
         "forward": forward,
         "backward": backward,
         "linear": linear,
         "memory": memory,
+        "linear-memory": linear_memory,
         "error": error,
     }
     for name in arguments or parts:

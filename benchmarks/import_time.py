@@ -7,6 +7,8 @@ import statistics
 import subprocess
 import sys
 
+from timing import machine
+
 CASES = {
     "nothing": "pass",
     "import uadt": "import uadt",
@@ -28,6 +30,7 @@ def cpu_ms(code: str) -> float:
 
 def main(repeats: int) -> None:
     """Print the table."""
+    print(f"**Importing** · {machine()}\n")
     print("| | CPU time of the process, median |\n|---|---|")
     for name, code in CASES.items():
         cpu_ms(code)  # bytecode, and the page cache

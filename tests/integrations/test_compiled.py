@@ -102,3 +102,10 @@ def test_a_users_compiled_loss_of_hidden_states_traces_in_one_piece(autocast: bo
         assert x.grad is not None
         assert y.grad is not None
         torch.testing.assert_close(x.grad, y.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_are_taken_some_at_a_time() -> None:
+    logits = torch.randn(131, 2100, generator=torch.Generator().manual_seed(3))  # 44, 44 and 43
+    ids = torch.arange(131)
+    expected = plain.statistics(logits.double(), ids, 0.9)
+    assert_same(kernels.statistics(logits, ids, 0.9, path="compiled"), expected)

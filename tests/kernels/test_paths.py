@@ -53,6 +53,64 @@ def test_every_statistic_against_the_oracle(path: str, vocab: int) -> None:
             assert_same(got, expected)
 
 
+@pytest.fixture(params=[True, False], ids=["fused", "rounded twice"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without a fused multiply-add, as far as the eager path believes."""
+
+    def rounds_twice(device: torch.device) -> bool:
+        assert device.type == "cpu"
+        return False
+
+    if not request.param:
+        monkeypatch.setattr(eager, "_rounds_once", rounds_twice)
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("vocab", SIZES)
+def test_entropy_and_logprob_alone_against_the_oracle(vocab: int) -> None:
+    ids = tokens(vocab)
+    for name, logits in adversarial(vocab).items():
+        # At 0.6, float32 could not hold the log-probability of a token that finfo.min masks.
+        temperature = 1.0 if name == "finfo.min as a mask" else 0.6
+        expected = by_the_oracle(logits, ids, temperature)
+        entropy, logprob = kernels.entropy_and_logprob(logits, ids, temperature, path="eager")
+        assert logprob is not None
+        assert_same(expected._replace(entropy=entropy, logprob=logprob), expected)
+        # Alone, and after a row that is like none of the others.
+        first = torch.full_like(logits[:1], -math.inf)
+        again, _ = kernels.entropy_and_logprob(
+            torch.cat([first, logits]), None, temperature, path="eager"
+        )
+        torch.testing.assert_close(again[1:], entropy, atol=1e-6, rtol=0, equal_nan=True, msg=name)
+
+
+@pytest.mark.usefixtures("processor")
+def test_logits_at_the_ends_of_float32() -> None:
+    ends = torch.finfo(torch.float32)
+    rows_of = torch.zeros(5, 1000)
+    rows_of[0] = ends.min  # all alike, so ln 1000
+    rows_of[1, 7] = ends.max  # certain
+    rows_of[2] = 1e30  # a shift by the largest, if rounded, is wrong by 1e23
+    rows_of[3, ::2] = ends.min  # half of them
+    rows_of[4] = ends.max
+    ids = torch.full((5,), 7)
+    for temperature in (1.0, 0.5):
+        x = rows_of.clone().requires_grad_()
+        entropy, logprob = kernels.entropy_and_logprob(x, ids, temperature, path="eager")
+        expected = torch.tensor([1000.0, 1.0, 1000.0, 500.0, 1000.0]).log()
+        torch.testing.assert_close(entropy.detach(), expected, atol=1e-6, rtol=0)
+        assert logprob is not None
+        torch.testing.assert_close(logprob.detach(), -expected, atol=1e-6, rtol=0)
+        logprob.sum().backward()
+        assert x.grad is not None
+        # d log p_7 / d x_v = ([v = 7] - p_v) / T
+        p = torch.full((5, 1000), 0.001)
+        p[1] = torch.arange(1000) == 7
+        p[3] = (torch.arange(1000) % 2) / 500.0
+        onehot = (torch.arange(1000) == 7).float()
+        torch.testing.assert_close(x.grad, (onehot - p) / temperature, atol=2e-7, rtol=0)
+
+
 @pytest.mark.parametrize("path", ["eager", "native"])
 def test_the_goal_on_exactness_at_the_size_of_a_real_vocabulary(path: str) -> None:
     # Entropy and log-probability within 1e-6 nats of float64, at any offset up to 1e4.
@@ -196,6 +254,8 @@ def test_minus_inf_in_one_tile_of_several_changes_no_other_row(path: str) -> Non
         if a is not None and b is not None and c is not None:
             torch.testing.assert_close(a.double(), b, atol=3e-6, rtol=1e-5)
             assert torch.equal(a[[0, 3]], c[[0, 3]])
+    alone, _ = kernels.entropy_and_logprob(logits, None, 1.0, path=path)
+    torch.testing.assert_close(alone.double(), exact.entropy, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("path", PATHS)

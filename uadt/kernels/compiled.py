@@ -17,6 +17,8 @@ from uadt.kernels.moments import Coefficients, Moments, is_broken, merge
 __all__ = ["gradient", "moments", "prepare"]
 
 _BLOCK = 2048
+_ROWS = 64
+"""Rows in a call: the sums of their blocks exist together; of all rows they would be 2 %."""
 _LOG2E = math.log2(math.e)
 _NOTHING = -1000.0
 """2 to the power of this is 0, and 0 times this is 0: where ``-inf`` would make a NaN."""
@@ -25,11 +27,15 @@ _NOTHING = -1000.0
 def moments(logits: Tensor, temperature: float, *, full: bool) -> Moments:
     """Return the moments of each row; see `uadt.kernels.eager.moments`."""
     scale = torch.tensor(_LOG2E / temperature, dtype=torch.float32, device=logits.device)
-    sums = _compiled(_parts)(logits.detach(), scale, full)
     ln2 = 1.0 / _LOG2E
-    top, total, first, second, squares, drop, count = (s.double() for s in sums)
-    parts = Moments(top, total, first * ln2, second * ln2**2, squares, drop / temperature, count)
-    return merge(parts, temperature)
+    found: list[Moments] = []
+    # Of nearly equal size: a rest of one row would be compiled for itself.
+    for rows in logits.detach().tensor_split(-(-len(logits) // _ROWS)):
+        sums = _compiled(_parts)(rows, scale, full)
+        top, total, first, second, squares, drop, count = (s.double() for s in sums)
+        parts = (top, total, first * ln2, second * ln2**2, squares, drop / temperature, count)
+        found.append(merge(Moments(*parts), temperature))
+    return Moments(*(torch.cat(m) for m in zip(*found, strict=True)))
 
 
 def gradient(

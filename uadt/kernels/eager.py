@@ -1,21 +1,27 @@
 """CPU, without a compiler: tiles that stay in the cache, and buffers that are used again.
 
-Torch's operations pass over a tensor one after the other. Over a tile of a few rows they pass
+Torch's operations pass over a tensor one after the other. Over a tile of a row or a few they pass
 through the cache instead of the memory, so that the logits are read from memory once. ``exp2``
 instead of ``exp``, because torch's vector library has the faster one.
+
+If only entropy and log-probability are wanted, a row gets as few passes as can be. One for which
+they are not good enough, such as one with ``-inf``, shows in its sums and is done again.
 """
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 
-from uadt.kernels.moments import Coefficients, Moments, merge
+from uadt.kernels.moments import Coefficients, Moments, is_broken, merge
 
 __all__ = ["gradient", "moments", "ties"]
 
-_TILE = 524_288
-"""Numbers in a tile; the two float32 buffers of a tile take 4 MiB."""
+_TILE = 327_680
+"""Numbers in a tile; the two float32 buffers of a tile take 2.5 MiB."""
+_GROUP = 8
+"""Tiles whose sums are looked at together."""
 _LOG2E = math.log2(math.e)
 _NOTHING = -1000.0
 """2 to the power of this is 0, and 0 times this is 0: where ``-inf`` would make a NaN."""
@@ -27,58 +33,134 @@ def moments(logits: Tensor, temperature: float, *, full: bool) -> Moments:
     Args:
         logits: Float32, bfloat16 or float16.
         temperature: Positive.
-        full: Whether ``second``, ``squares`` and ``drop`` are wanted; else they are zeros.
+        full: Whether all are wanted; else ``second``, ``squares``, ``drop`` and ``possible`` are
+            zeros, and ``top`` is rounded.
     """
-    count, vocab = logits.shape
-    rows, columns = _tile(vocab)
-    starts = range(0, vocab, columns)
-    scale = _LOG2E / temperature
-    sums = torch.zeros(7, len(starts), count, dtype=torch.float32, device=logits.device)
-    top, total, first, second, squares, drop, possible = sums
-    buffers = _buffers(logits, rows * columns)
-    clamp = False
-    for start in range(0, count, rows):
-        part = slice(start, start + rows)
-        for k, column in enumerate(starts):
-            tile = logits[part, column : column + columns]
-            z, e = (b[: tile.numel()].view(tile.shape) for b in buffers)
-            if tile.dtype != torch.float32:
-                tile = z.copy_(tile)
-            m = tile.amax(dim=-1, keepdim=True)
-            top[k, part] = m[:, 0]
-            # Finite even where all is -inf; a difference from it is exact at any offset.
-            torch.sub(tile, m.clamp_(min=-3e38), out=z)
-            if full:
-                below = z.sum(dim=-1)
-                possible[k, part] = tile.shape[-1]
-                if not bool(below.isfinite().all()):  # -inf: only the others count
-                    torch.gt(logits[part, column : column + columns], -math.inf, out=e)
-                    possible[k, part] = e.sum(dim=-1)
-                    z.clamp_(min=torch.finfo(torch.float32).min)
-                    below, clamp = e.mul_(z).sum(dim=-1), True
-                drop[k, part] = below
-            z.mul_(scale)
-            while True:
-                if clamp:
-                    z.clamp_(min=_NOTHING)
-                torch.exp2(z, out=e)
-                total[k, part] = e.sum(dim=-1)
-                if full:
-                    squares[k, part] = torch.linalg.vecdot(e, e)
-                weighted = e.mul_(z).sum(dim=-1)
-                # 0 * -inf. Only logits with -inf pay for the clamp; the first tile pays twice.
-                if clamp or bool(weighted.isfinite().all()):
-                    break
-                clamp = True
-            first[k, part] = weighted
-            if full:
-                second[k, part] = e.mul_(z).sum(dim=-1)
-    ln2 = 1.0 / _LOG2E
-    parts = Moments(*sums.mT.double())
-    parts = parts._replace(
-        first=parts.first * ln2, second=parts.second * ln2**2, drop=parts.drop / temperature
-    )
-    return merge(parts, temperature) if len(starts) > 1 else parts.map(lambda m: m.squeeze(-1))
+    tiles = _Tiles(logits, temperature, full=full)
+    if full or not _rounds_once(logits.device):
+        for place in tiles.places:
+            tiles.reduce(*place)
+        return tiles.merged()
+    for k in range(len(tiles.columns)):
+        tiles.reduce_fast(k)
+    return tiles.merged()
+
+
+class _Tiles:
+    """The cut of logits into tiles, two buffers, and the sums of each tile."""
+
+    def __init__(self, logits: Tensor, temperature: float, *, full: bool) -> None:
+        count, vocab = logits.shape
+        self.logits, self.temperature, self.full = logits, temperature, full
+        self.scale = _LOG2E / temperature
+        self.rows, wide = _tile(vocab)
+        self.columns = [slice(i, min(i + wide, vocab)) for i in range(0, vocab, wide)]
+        parts = [slice(i, i + self.rows) for i in range(0, count, self.rows)]
+        self.places = [(part, k) for part in parts for k in range(len(self.columns))]
+        self.buffers = _buffers(logits, self.rows * wide)
+        self.clamp = False  # only logits with -inf pay for it
+        shape = (8, len(self.columns), count)
+        self.sums = torch.zeros(shape, dtype=torch.float32, device=logits.device)
+        self.sums[7] = math.nan
+
+    def reduce(self, part: slice, k: int) -> None:
+        """Compute the sums of a tile, whatever the logits are."""
+        self.sums[:7, k, part] = self._exact(self.logits[part, self.columns[k]])
+
+    def reduce_fast(self, k: int) -> None:
+        """Compute what the entropy needs of all tiles of some columns."""
+        x = self.logits[:, self.columns[k]]
+        # Cut at once: a view costs as much as a tenth of a tile.
+        sums = [torch.split(self.sums[i, k].unsqueeze(-1), self.rows) for i in (7, 1, 2)]
+        tiles = list(zip(torch.split(x, self.rows), *sums, strict=True))
+        wide = x.shape[-1]
+        z, e = (b[: self.rows * wide].view(self.rows, wide) for b in self.buffers)
+        for start in range(0, len(tiles), _GROUP):
+            for tile, shift, total, first in tiles[start : start + _GROUP]:
+                if len(tile) < self.rows:
+                    z, e = z[: len(tile)], e[: len(tile)]
+                self._fast(tile, z, e, shift, total, first)
+            group = slice(start * self.rows, (start + _GROUP) * self.rows)
+            total, first = self.sums[1:3, k, group].unbind(0)
+            wrong = ~((total > 0.5) & first.isfinite())  # -inf: 0 * -inf is NaN
+            if bool(wrong.any()):
+                self.clamp = True  # for all to come: who masks a token in one row does so in most
+                self._mend(k, start * self.rows + wrong.nonzero().flatten())
+
+    def _mend(self, k: int, rows: Tensor) -> None:
+        """Compute some rows again that went wrong, and these alone."""
+        for some in torch.split(rows, self.rows):
+            self.sums[:7, k, some] = self._exact(self.logits[some, self.columns[k]])
+        self.sums[7, k, rows] = math.nan
+
+    def _fast(
+        self, x: Tensor, z: Tensor, e: Tensor, shift: Tensor, total: Tensor, first: Tensor
+    ) -> None:
+        if x.dtype != torch.float32 or x.stride(-1) != 1:
+            x = z.copy_(x)
+        torch.amax(x, dim=-1, keepdim=True, out=shift).mul_(-self.scale)
+        # Rounded once, so that z is exact at any offset, but for the rounding of the shift, which
+        # moves all z of the row alike and is made good in `merged`.
+        torch.add(shift, x, alpha=self.scale, out=z)
+        if self.clamp:
+            z.clamp_(min=_NOTHING)
+        torch.exp2(z, out=e)
+        torch.sum(e, dim=-1, keepdim=True, out=total)
+        torch.sum(e.mul_(z), dim=-1, keepdim=True, out=first)
+
+    def _exact(self, given: Tensor) -> Tensor:
+        z, e = (b[: given.numel()].view(given.shape) for b in self.buffers)
+        x = given
+        if x.dtype != torch.float32 or x.stride(-1) != 1:
+            x = z.copy_(x)
+        sums = torch.zeros(7, len(x), dtype=torch.float32, device=x.device)
+        top, total, first, second, squares, drop, possible = sums
+        m = x.amax(dim=-1, keepdim=True)
+        top.copy_(m[:, 0])
+        # Finite even where all is -inf; a difference from it is exact at any offset.
+        torch.sub(x, m.clamp_(min=torch.finfo(torch.float32).min), out=z)
+        if self.full:
+            torch.sum(z, dim=-1, out=drop)
+            possible.fill_(x.shape[-1])
+            if not bool(drop.isfinite().all()):  # -inf: only the others count
+                torch.gt(given, -math.inf, out=e)
+                torch.sum(e, dim=-1, out=possible)
+                z.clamp_(min=torch.finfo(torch.float32).min)
+                torch.sum(e.mul_(z), dim=-1, out=drop)
+                self.clamp = True
+        z.mul_(self.scale)
+        while True:
+            if self.clamp:
+                z.clamp_(min=_NOTHING)
+            torch.exp2(z, out=e)
+            torch.sum(e, dim=-1, out=total)
+            if self.full:
+                torch.linalg.vecdot(e, e, out=squares)
+            torch.sum(e.mul_(z), dim=-1, out=first)
+            if self.clamp or bool(first.isfinite().all()):
+                break
+            self.clamp = True
+        if self.full:
+            torch.sum(e.mul_(z), dim=-1, out=second)
+        return sums
+
+    def merged(self) -> Moments:
+        """Return the moments of the whole rows."""
+        top, total, first, second, squares, drop, possible, shift = self.sums.mT.double()
+        ln2 = 1.0 / _LOG2E
+        parts = Moments(
+            # What z was taken from is known to all digits, and so costs none.
+            top=torch.where(shift.isnan(), top, shift / -_float32(self.scale)),
+            total=total,
+            first=first * ln2,
+            second=second * ln2**2,
+            squares=squares,
+            drop=drop / self.temperature,
+            possible=possible,
+        )
+        if len(self.columns) > 1:
+            return merge(parts, self.temperature)
+        return parts.map(lambda m: m.squeeze(-1))
 
 
 def gradient(
@@ -96,8 +178,14 @@ def gradient(
     count, vocab = logits.shape
     rows, columns = _tile(vocab)
     ln2 = 1.0 / _LOG2E
-    broken = ~moments.top.isfinite() | ~moments.first.isfinite()
-    top, k0, k1 = (c.float()[:, None] for c in (moments.top, k.k0, k.k1 * ln2))
+    scale = _LOG2E / temperature
+    top, shift = moments.top, -moments.top
+    rounded = (shift * scale).float()
+    once = _rounds_once(logits.device) and bool(rounded.isfinite().all())
+    if once:
+        shift = rounded
+        k = k.moved((shift.double() / -_float32(scale) - top) / temperature)
+    top, shift, k0, k1 = (c.float()[:, None] for c in (top, shift, k.k0, k.k1 * ln2))
     k2 = None if k.k2 is None else (k.k2 * ln2**2).float()[:, None]
     k3 = None if k.k3 is None else k.k3.float()[:, None]
     at_possible, at_top = (
@@ -109,9 +197,12 @@ def gradient(
         for column in range(0, vocab, columns):
             tile = logits[part, column : column + columns]
             z, e = (b[: tile.numel()].view(tile.shape) for b in buffers)
-            if tile.dtype != torch.float32:
+            if tile.dtype != torch.float32 or tile.stride(-1) != 1:
                 tile = z.copy_(tile)
-            torch.sub(tile, top[part], out=z).mul_(_LOG2E / temperature).clamp_(min=_NOTHING)
+            if once:
+                torch.add(shift[part], tile, alpha=scale, out=z).clamp_(min=_NOTHING)
+            else:
+                torch.add(tile, shift[part], out=z).mul_(scale).clamp_(min=_NOTHING)
             torch.exp2(z, out=e)
             if k2 is None:
                 z.mul_(k1[part]).add_(k0[part])
@@ -131,6 +222,7 @@ def gradient(
             if at_top is not None:
                 e.addcmul_((tile == top[part]).float(), at_top[part])
             into.copy_(e)
+    broken = is_broken(moments)
     if bool(broken.any()):
         out[broken] = 0.0
 
@@ -155,3 +247,17 @@ def _tile(vocab: int) -> tuple[int, int]:
     parts = -(-vocab // _TILE)
     columns = -(-vocab // (parts * 64)) * 64
     return max(1, _TILE // columns), columns
+
+
+def _float32(number: float) -> float:
+    """Return what torch makes of a number that it combines with float32."""
+    return float(torch.tensor(number, dtype=torch.float32, device="cpu"))
+
+
+@functools.cache
+def _rounds_once(device: torch.device) -> bool:
+    """Whether ``add`` with ``alpha`` is a fused multiply-add, as on every recent processor."""
+    x = torch.full((2, 67), 1 + 2**-12, dtype=torch.float32, device=device)
+    first = torch.full((2, 1), -1 - 2**-11, dtype=torch.float32, device=device)
+    # (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24, of which a rounding between would lose the last.
+    return bool((torch.add(first, x, alpha=1 + 2**-12) == 2.0**-24).all())

@@ -117,20 +117,22 @@ class _Linear(torch.autograd.Function):
         local = None if ids is None else ids.long() - shards.first
         # The moments of each row and the logit of its token.
         own = torch.zeros(8, count, dtype=torch.float64, device=hidden.device)
+        own[0] = -torch.inf
         chosen = own[7]
         tiles = _Tiles(hidden, weight, bias, backward=False)
         for part in tiles.rows:
-            h = hidden[part].float()
-            parts: list[Moments] = []
+            h = tiles.tokens(hidden, part)
             for columns in tiles.columns:
                 tile, _ = tiles.logits(h, columns)
-                parts.append(path.moments(tile, temperature, full=True))
+                # Merged at once and in place: a small tensor kept for each tile would lie between
+                # the large ones that come and go, and the process would grow with the vocabulary.
+                both = [own[:7, part], torch.stack([*path.moments(tile, temperature, full=True)])]
+                merged = merge(Moments(*torch.stack(both, dim=-1)), temperature)
+                own[:7, part] = torch.stack([*merged])
                 if local is not None:
                     index, inside = _within(local[part], columns)
                     here = tile.gather(1, index.unsqueeze(1)).squeeze(1).double()
                     chosen[part] = torch.where(inside, here, chosen[part])
-            stacked = Moments(*(torch.stack(m, dim=-1) for m in zip(*parts, strict=True)))
-            own[:7, part] = torch.stack([*merge(stacked, temperature)])
         everywhere = shards.gather(own)  # (shards, 8, N)
         moments = merge(Moments(*everywhere[:, :7].movedim(0, -1)), temperature)
         known = None
@@ -167,7 +169,7 @@ class _Linear(torch.autograd.Function):
                 sum_weight = tiles.sums(columns) if wants_weight else None
                 sum_bias = weight.new_zeros(columns.stop - columns.start, dtype=torch.float32)
                 for part in tiles.rows:
-                    h = hidden[part].float()
+                    h = tiles.tokens(hidden, part)
                     tile, w = tiles.logits(h, columns)
                     m = moments.map(lambda m, part=part: m[part])
                     some = k.map(lambda c, part=part: c[part])
@@ -204,17 +206,30 @@ class _Tiles:
         on_gpu = hidden.device.type == "cuda"
         # The weight is read once for so many tokens.
         self.tall = tall = max(1, min(4096 if on_gpu else 256, count))
-        budget = 2**20 if backward else 2**21  # numbers of the weight
+        exact = weight.dtype == torch.float32
+        budget = 2**21 if exact and not backward else 2**20  # numbers of the weight
         wide = 8192 if on_gpu else max(256, min(2048, budget // width))
         self.rows = [slice(i, min(i + tall, count)) for i in range(0, count, tall)]
         vocab = len(weight)
         self.columns = [slice(i, min(i + wide, vocab)) for i in range(0, vocab, wide)]
         self._tile = hidden.new_empty(tall * min(wide, vocab), dtype=torch.float32)
+        self._tokens = self._weight = None
+        if hidden.dtype != torch.float32:
+            self._tokens = hidden.new_empty(tall, width, dtype=torch.float32)
+        if not exact:
+            self._weight = weight.new_empty(min(wide, vocab), width, dtype=torch.float32)
         self._sums: Tensor | None = None
+
+    def tokens(self, hidden: Tensor, part: slice) -> Tensor:
+        """Return some rows in float32, in a buffer if they are not."""
+        some = hidden[part]
+        return some if self._tokens is None else self._tokens[: len(some)].copy_(some)
 
     def logits(self, h: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
         """Return a tile of logits, in the buffer, and the float32 rows of the weight."""
-        w = self.weight[columns].float()
+        w = self.weight[columns]
+        if self._weight is not None:
+            w = self._weight[: len(w)].copy_(w)
         tile = self._tile[: len(h) * len(w)].view(len(h), len(w))
         if self.bias is None:
             torch.mm(h, w.t(), out=tile)
@@ -233,7 +248,7 @@ class _Tiles:
         """Count the logits of each row that equal the largest of the whole row."""
         counts = torch.zeros_like(top)
         for part in self.rows:
-            h = hidden[part].float()
+            h = self.tokens(hidden, part)
             for columns in self.columns:
                 tile, _ = self.logits(h, columns)
                 counts[part] += (tile == top[part].float().unsqueeze(1)).sum(dim=1)

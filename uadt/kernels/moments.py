@@ -21,7 +21,8 @@ class Moments(NamedTuple):
     """The sums of each row, float64, so that merging them adds no error; ``top`` is exact."""
 
     top: Tensor
-    r"""$\max x$; ``-inf`` for a part without a finite logit."""
+    r"""$\max x$; ``-inf`` for a part without a finite logit. Where only entropy and log-probability
+    are wanted, it may be a number near that: $z$ is taken from it, and it cancels in both."""
     total: Tensor
     r"""$s = \sum_v e^{z_v}$."""
     first: Tensor
@@ -136,6 +137,18 @@ class Coefficients(NamedTuple):
         """Apply a function to each that is there."""
         rest = (None if k is None else f(k) for k in self[2:])
         return Coefficients(f(self.k0), f(self.k1), *rest)
+
+    def moved(self, d: Tensor) -> "Coefficients":
+        """Return those that make the same gradient of $z - d$."""
+        w, k0, k1 = d.exp(), self.k0 + d * self.k1, self.k1
+        if self.k2 is not None:
+            k0, k1 = k0 + d.square() * self.k2, k1 + 2.0 * d * self.k2
+        return self._replace(
+            k0=w * k0,
+            k1=w * k1,
+            k2=None if self.k2 is None else w * self.k2,
+            k3=None if self.k3 is None else w.square() * self.k3,
+        )
 
 
 def coefficients(
