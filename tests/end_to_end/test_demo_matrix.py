@@ -1,7 +1,8 @@
-"""The demo's other ways, each once for real: vLLM, and interruptions of every kind of stage."""
+"""The demo's other ways, each once for real: all stages, real images, vLLM, every interruption."""
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from examples.ophthareason.demo import CHECKPOINT
-from examples.ophthareason.reinforce import metrics
+from examples.ophthareason.real import TEMPLATED
+from examples.ophthareason.reinforce import diagnostics, metrics, trained_model
 from tests.end_to_end.demo_runs import (
     PATIENCE,
     TINY_MODEL,
@@ -31,13 +33,60 @@ SMALL = [
 ]
 STAGES = [
     f"{name}={{steps: {steps}, batch: 4, learning_rate: 1e-3, warmup: 1, checkpoint_every: 5}}"
-    for name, steps in (("vision", 6), ("language", 6))
+    for name, steps in (("vision", 6), ("language", 6), ("alignment", 6), ("finetuning", 6))
 ]
 
 
 def demo(run: Path, log: Path, *words: str, steps: int = 1, **environment: str) -> Any:
     told = ["examples.ophthareason.demo", "--run", str(run), "--steps", str(steps), *SMALL, *words]
     return start(told, log, **environment)
+
+
+def answers(run: Path, name: str) -> list[dict[str, Any]]:
+    return json.loads((run / "predictions" / f"{name}.json").read_text())
+
+
+def test_all_stages_and_then_reinforcement(tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    finish(demo(run, log, "train_items=12", *TINY_MODEL, *STAGES, STAGES="all"), log)
+    # Held-out items are asked before and after each stage, captions around stage 1.
+    for name in ("pretrained-captions", "pretrained-greedy", "aligned-captions", "aligned-greedy"):
+        assert len(answers(run, name)) == 9
+    for moment in ("before", "after"):
+        for exam in ("greedy", "sampled", "swapped"):
+            assert len(answers(run, f"{moment}-{exam}")) == 9
+    page = (run / "report.html").read_text()
+    for words in ("Stage by stage", "after stage 1", "captions"):
+        assert words in page
+    assert trained_model(run / "reinforcement", 1).is_dir()
+
+
+@shipped
+def test_real_images_from_a_folder_of_records(tmp_path: Path, real_data: Path) -> None:
+    run, log, folder = tmp_path / "run", tmp_path / "log", tmp_path / "data"
+    (folder / "mm_retinal_reason").mkdir(parents=True)
+    shutil.copytree(real_data / "retina", folder / "retina")  # a link would leave the folder
+    for path in sorted((real_data / "mm_retinal_reason").glob("*.json")):
+        few = json.loads(path.read_text())[:4]
+        (folder / "mm_retinal_reason" / path.name).write_text(json.dumps(few))
+    finish(demo(run, log, *STAGES, DATA=str(folder)), log)
+
+    texts = [json.loads(line) for line in (run / "texts.jsonl").read_text().splitlines()]
+    made = [text for text in texts if text["title"].startswith(TEMPLATED)]
+    assert len(made) == len(texts) > 20  # the test records have no reasoning of their own
+    assert {text["split"] for text in texts} == {"train", "test"}
+    page = (run / "report.html").read_text()
+    assert f"{len(made)} of {len(texts)} records had no reasoning trace" in page
+    for words in ("Real retinal images", "trace templated", "IDRiD dataset (c)", "data:image/jpeg"):
+        assert words in page
+    assert "synthetic phantoms" not in page
+    rows = diagnostics(run / "reinforcement")
+    assert len(rows) == 4  # two questions, two answers each
+    # Other data in the same folder would mix two runs.
+    again = demo(run, log, *STAGES)
+    again.wait(timeout=PATIENCE)
+    assert again.returncode != 0
+    assert "must be continued with data" in log.read_text()
 
 
 @shipped
