@@ -137,20 +137,17 @@ def test_a_killed_run_resumes_with_the_same_thresholds(
 
 
 def test_strength_zero_is_verls_own_grpo(text_assets: Path, folder: Path, tell: Tell) -> None:
-    def one_step(name: str, *more: str, module: str = "uadt.integrations.verl") -> Run:
-        arguments = [*more, *overrides(text_assets, folder / name, steps=1)]
-        return run(folder / name, arguments, module=module, tell=tell)
+    # Both through verl's own main, with our configuration, which is that of a CPU.
+    def one_step(name: str, *more: str) -> Run:
+        config = ["--config-path=pkg://uadt.integrations.verl.config", "--config-name=uadt_ppo_cpu"]
+        arguments = [*config, *more, *overrides(text_assets, folder / name, steps=1)]
+        return run(folder / name, arguments, module="verl.trainer.main_ppo", tell=tell)
 
-    grpo = one_step(
-        "grpo",
-        "--config-path=pkg://uadt.integrations.verl.config",
-        "--config-name=uadt_ppo_cpu",
-        "algorithm.adv_estimator=grpo",
-        "trainer.v1.trainer_mode=sync",
-        module="verl.trainer.main_ppo",
-    )
+    mode = "trainer.v1.trainer_mode"
+    grpo = one_step("grpo", "algorithm.adv_estimator=grpo", f"{mode}=sync")
     assert grpo.returncode == 0, grpo.tail()
-    ours = one_step("zero", "uadt.strength=0.0", *diagnosed(folder / "zero"))
+    words = ["algorithm.adv_estimator=uadt", f"{mode}=uadt_sync", "+uadt.strength=0.0"]
+    ours = one_step("zero", *words, *diagnosed(folder / "zero"))
     assert ours.returncode == 0, ours.tail()
     (a,), (b,) = grpo.metrics.values(), ours.metrics.values()
     assert not any(name.startswith("uadt/") for name in a)

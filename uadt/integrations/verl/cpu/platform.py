@@ -108,8 +108,9 @@ class CpuPlatform(PlatformBase):
 
 
 def register() -> None:
-    """Enter the platform in verl's table."""
-    PlatformRegistry.register(platform="cpu")(CpuPlatform)
+    """Enter the platform in verl's table; calling it again changes nothing."""
+    if PlatformRegistry.get("cpu") is not CpuPlatform:
+        PlatformRegistry.register(platform="cpu")(CpuPlatform)
 
 
 class _CpuIndex(str):
