@@ -113,7 +113,7 @@ def run_demo(
     seconds, peak = usage(run / "metrics.jsonl")
     console.print(
         f"time: {sum(seconds.values()) / 60:.1f} minutes; memory: {peak:.1f} GiB at most "
-        f"(resident sizes of all processes, added up)",
+        "(all processes together)",
         soft_wrap=True,
     )
     console.print(f"report: {report}", soft_wrap=True)

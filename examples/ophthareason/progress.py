@@ -28,8 +28,9 @@ _QUIET = 15.0  # seconds between two lines of a stage where nobody sees the bars
 class Memory:
     """The most memory that this process and all that it started have held together.
 
-    Resident sizes are added up once a second. Pages that processes share count in each of them, so
-    the figure is an upper bound.
+    Their sizes are added up every few seconds. On Linux a page that several processes share counts
+    once in all (the proportional set size); elsewhere it counts in each of them, so that the figure
+    is an upper bound.
 
     Example:
         >>> with Memory() as memory:
@@ -38,7 +39,7 @@ class Memory:
         True
     """
 
-    def __init__(self, every: float = 1.0) -> None:
+    def __init__(self, every: float = 3.0) -> None:
         """Look once in so many seconds."""
         self.every = every
         self.peak = 0.0
@@ -69,7 +70,7 @@ class Memory:
         held = 0
         for process in (self._own, *self._own.children(recursive=True)):
             try:
-                held += process.memory_info().rss
+                held += _size(process)
             except psutil.Error:  # it ended in between
                 continue
         self.peak = max(self.peak, held / _GIB)
@@ -77,6 +78,12 @@ class Memory:
     def _watch(self) -> None:
         while not self._over.wait(self.every):
             self.look()
+
+
+def _size(process: psutil.Process) -> int:
+    """Return bytes: the proportional set size where the system knows it, else the resident one."""
+    full = process.memory_full_info()
+    return getattr(full, "pss", full.rss)
 
 
 class Display:

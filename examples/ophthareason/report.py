@@ -211,9 +211,9 @@ def _numbers(run: Path, environment: dict[str, Any]) -> Section:
     command = html.escape((run / "reinforcement" / "command.txt").read_text())
     return Section(
         title="Everything that decided it",
-        text=f"{sum(seconds.values()) / 60:.1f} minutes; at most {peak:.1f} GiB, the resident "
-        "sizes of all processes added up. Below: time by stage, settings, environment, and the "
-        "command of stage 3.",
+        text=f"{sum(seconds.values()) / 60:.1f} minutes; at most {peak:.1f} GiB, all "
+        "processes together. Below: time by stage, settings, environment, and the command of "
+        "stage 3.",
         body=f"<details><summary>Show</summary><table>{spent}</table><pre>{settings}</pre>"
         f"<pre>{machine}</pre><pre>{command}</pre></details>",
     )
