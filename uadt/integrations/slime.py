@@ -24,7 +24,7 @@ from torch import Tensor
 from uadt.config import shaping_from_config
 from uadt.integrations.rows import Rows
 from uadt.integrations.shaper import Shaper
-from uadt.types import MissingSignalError
+from uadt.types import MissingSignalError, reader_of
 
 __all__ = ["grpo_advantages", "postprocess"]
 
@@ -89,7 +89,7 @@ def _shape(shaper: Shaper, rollout_data: dict[str, Any]) -> None:
     if entropy is None and shaper.wants("entropy"):
         raise MissingSignalError(
             "entropy",
-            wanted_by=type(shaper.shaping).__name__,
+            wanted_by=reader_of(shaper.shaping, "entropy"),
             how="start slime with --use-rollout-entropy --get-mismatch-metrics",
         )
     parts = [
