@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from examples.ophthareason.images import open_rgb
-from examples.ophthareason.prompts import SYSTEM_PROMPT, chat_messages
+from examples.ophthareason.inputs import model_inputs
+from examples.ophthareason.prompts import SYSTEM_PROMPT
 from examples.ophthareason.records import MAX_IMAGES, Item
 from uadt.entropy import token_entropy, topk_entropy
 
@@ -106,16 +106,7 @@ class TransformersBackend:
     @torch.inference_mode()
     def answer(self, items: Sequence[Item]) -> list[Answer]:
         """Answer a batch, in its order."""
-        texts = [
-            self.processor.apply_chat_template(
-                chat_messages(item.prompt, len(item.images)),
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            for item in items
-        ]
-        images = [[open_rgb(image) for image in item.images] for item in items]
-        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        inputs = model_inputs(self.processor, [(item.prompt, item.images) for item in items])
         recorder = self._recorder()
         generated = self.model.generate(**inputs.to(self.device), logits_processor=[recorder])
         written = generated[:, inputs["input_ids"].shape[1] :].cpu()

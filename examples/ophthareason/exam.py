@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from examples.ophthareason.images import open_rgb
+from examples.ophthareason.inputs import model_inputs
 from examples.ophthareason.lessons import CAPTION_QUESTION
 from examples.ophthareason.model import load
-from examples.ophthareason.prompts import chat_messages
 from examples.ophthareason.records import Item
 from examples.ophthareason.splits import Tell
 from uadt.rewards import score
@@ -175,15 +174,7 @@ def _written(
     temperature: float = 0.0,
 ) -> list[tuple[str, int, bool]]:
     """Return for each prompt and its pictures: the text, its tokens, and whether it ended."""
-    texts = [
-        processor.apply_chat_template(
-            chat_messages(prompt, len(images)), tokenize=False, add_generation_prompt=True
-        )
-        for prompt, images in asked
-    ]
-    pictures = [[open_rgb(data) for data in images] for _, images in asked]
-    inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
-    inputs = inputs.to(model.device)
+    inputs = model_inputs(processor, asked).to(model.device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     output = model.generate(
         **inputs,

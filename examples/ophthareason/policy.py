@@ -15,9 +15,8 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.cache_utils import DynamicLayer
 
-from examples.ophthareason.images import open_rgb
+from examples.ophthareason.inputs import model_inputs
 from examples.ophthareason.model import never_sampled
-from examples.ophthareason.prompts import chat_messages
 from examples.ophthareason.records import Item
 from uadt import token_entropy
 
@@ -75,19 +74,9 @@ class Policy:
         Returns:
             The prompts, ``len(items) * copies`` rows.
         """
-        texts = [
-            self.processor.apply_chat_template(
-                chat_messages(item.prompt, len(item.images)),
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            for item in items
-        ]
-        pictures = [[open_rgb(data) for data in item.images] for item in items]
         self.processor.tokenizer.padding_side = "left"
-        batch = self.processor(text=texts, images=pictures, padding=True, return_tensors="pt").to(
-            self.model.device
-        )
+        asked = [(item.prompt, item.images) for item in items]
+        batch = model_inputs(self.processor, asked).to(self.model.device)
         mask = batch["attention_mask"]
         positions, _ = self.model.model.get_rope_index(
             batch["input_ids"],

@@ -173,22 +173,22 @@ class _TorchvisionSchemas(MetaPathFinder):
     """
 
     def __init__(self) -> None:
-        self.library: Any = None
+        self.operators: Any = None
 
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "torchvision" or self.library is not None:
+        if fullname != "torchvision" or self.operators is not None:
             return None
         spec = PathFinder.find_spec(fullname, path)
         if spec is not None and spec.origin is not None and _is_cuda_build(Path(spec.origin)):
             import torch
 
             if torch.version.cuda is None:
-                self.library = torch.library.Library("torchvision", "FRAGMENT")
+                self.operators = torch.library.Library("torchvision", "FRAGMENT")
                 for name in ("nms", "qnms"):
                     signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                    self.library.define(name + signature)
+                    self.operators.define(name + signature)
         return None
 
 
