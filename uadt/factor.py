@@ -241,7 +241,8 @@ def shape_advantage(
             "advantage must have shape (B,) or (B, T) and factor (B,) with B > 0, "
             f"got {tuple(advantage.shape)} and {tuple(factor.shape)}"
         )
-    rows = row_numbers(~advantage.isfinite())
+    # One pass, most of the time: what is not finite makes the sum so.
+    rows = [] if bool(advantage.sum().isfinite()) else row_numbers(~advantage.isfinite())
     if rows:
         raise ValueError(
             f"advantage must be finite, got {advantage[rows[0]].tolist()} in row "
@@ -258,9 +259,9 @@ def shape_advantage(
     push = push if a.ndim == 1 else push.unsqueeze(-1)
     match sign_policy:
         case "explore":
-            shaped = a + push * a.abs()
+            shaped = a.abs().mul_(push).add_(a)
         case "exploit":
-            shaped = a - push * a.abs()
+            shaped = a.abs().mul_(-push).add_(a)
         case "symmetric":
             shaped = a + push * a
         case "symmetric_inverted":

@@ -6,11 +6,12 @@ Every name is in docs/metrics.md with its estimator. No name holds ``max``, ``mi
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from uadt.shaping.parts import quantile_within, shaped_positions
+from uadt.shaping.parts import quantile_within
 from uadt.types import Rollout, Shaped, TokenMask
 
 __all__ = ["summarise"]
@@ -54,48 +55,53 @@ def summarise(shaped: Shaped, advantage: Tensor, rollout: Rollout) -> dict[str, 
             f"got {tuple(advantage.shape)}"
         )
     tasks = _rows_by_task(rollout)
-    scalars = _advantages(shaped.advantage, advantage, rollout)
+    alive = rollout.mask.any(dim=-1)
+    counts = {1: alive, 2: rollout.mask}  # of one number a completion, and of one a token
+    scalars = _advantages(shaped.advantage, advantage, counts[advantage.ndim])
+    scalars["uadt/rows_without_tokens"] = float(len(alive) - alive.count_nonzero())
     for key, value in shaped.info.items():
         name = key if key.startswith("uadt/") else f"uadt/{key}"
-        scalars |= _quantity(name, value, rollout.mask, tasks)
+        if value.ndim == 0:
+            scalars[name] = float(value)
+            continue
+        scalars |= _quantity(name, value, counts[value.ndim], tasks)
         if key.endswith("/factor") and value.ndim == 1:
             prefix = name.removesuffix("/factor")
-            scalars |= _quadrants(prefix, value, advantage, rollout)
+            scalars |= _quadrants(prefix, value, advantage, rollout.mask, alive)
     return scalars
 
 
-def _advantages(after: Tensor, before: Tensor, rollout: Rollout) -> dict[str, float]:
+def _advantages(after: Tensor, before: Tensor, counts: Tensor) -> dict[str, float]:
     """Say how much of the advantages' mass moved, and how many turned round."""
-    counts = shaped_positions(before, rollout.mask)
-    number = int(counts.sum())
-    old, new = (torch.where(counts, value, 0.0) for value in (before, after))
-    mass = float(old.abs().sum(dtype=torch.float64))
-    moved = float(new.double().sub_(old).abs_().sum())
-    turned = ((old < 0) & (new > 0)) | ((old > 0) & (new < 0))
-    zero = (old == 0) & counts
-    after_mass = float(new.abs().sum(dtype=torch.float64))
+    number = int(counts.count_nonzero())  # a sum of booleans would make integers of all first
+    wide = torch.promote_types(before.dtype, torch.float32)
+    old, new = (torch.where(counts, value.to(wide), 0.0) for value in (before, after))
+    mass, after_mass, moved = _mass(old), _mass(new), _mass(new - old)
+    turned = new.sign_().mul_(old) < 0
     return {
         "uadt/advantage/moved_share": moved / mass if mass else (math.inf if moved else 0.0),
         "uadt/advantage/mass_ratio": after_mass / mass if mass else math.nan,
-        "uadt/advantage/turned_share": _ratio(turned.sum(), number),
-        "uadt/advantage/zero_share": _ratio(zero.sum(), number),
-        "uadt/rows_without_tokens": float((~rollout.mask.any(dim=-1)).sum()),
+        "uadt/advantage/turned_share": _ratio(turned.count_nonzero(), number),
+        "uadt/advantage/zero_share": _ratio(number - old.count_nonzero(), number),
     }
 
 
+def _mass(advantage: Tensor) -> float:
+    by_row = cast("Tensor", torch.linalg.vector_norm(advantage, ord=1, dim=-1))
+    return float(by_row.double().sum())
+
+
 def _quantity(
-    name: str, value: Tensor, mask: TokenMask, tasks: Mapping[str, Tensor]
+    name: str, value: Tensor, counts: Tensor, tasks: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """Summarise one quantity of ``info`` by its shape and its name."""
-    if value.ndim == 0:
-        return {name: float(value)}
-    total, number = _by_row(value, mask)
+    """Summarise one quantity of ``info`` by its name."""
+    total, number = _by_row(value, counts)
     scalars = {f"{name}/mean": _ratio(total.sum(), number.sum())}
     for task, rows in tasks.items():
         scalars[f"{name}/mean/{task}"] = _ratio(total[rows].sum(), number[rows].sum())
     if not name.endswith(("/uncertainty", "/factor")):
         return scalars
-    known = value[shaped_positions(value, mask) & ~value.isnan()].double()
+    known = value[counts & ~value.isnan()].double()
     if name.endswith("/uncertainty"):
         scalars[f"{name}/std"] = float(known.std(correction=0)) if len(known) else math.nan
         together = torch.zeros_like(known, dtype=torch.int64)  # one scope: the whole batch
@@ -109,12 +115,11 @@ def _quantity(
 
 
 def _quadrants(
-    prefix: str, factor: Tensor, advantage: Tensor, rollout: Rollout
+    prefix: str, factor: Tensor, advantage: Tensor, mask: TokenMask, alive: Tensor
 ) -> dict[str, float]:
     """Count completions: uncertain is ω > 0, correct is a positive advantage."""
     if advantage.ndim == 2:  # a completion's advantage is the mean over its tokens, of this sign
-        advantage = _by_row(advantage, rollout.mask)[0]
-    alive = rollout.mask.any(dim=-1)
+        advantage = _by_row(advantage, mask)[0]
     signs = {"uncertain": factor > 0, "certain": factor < 0}
     truths = {"correct": advantage > 0, "wrong": advantage < 0}
     return {
@@ -133,13 +138,14 @@ def _rows_by_task(rollout: Rollout) -> dict[str, Tensor]:
     return {task: torch.tensor(rows, device=device) for task, rows in sorted(places.items())}
 
 
-def _by_row(value: Tensor, mask: TokenMask) -> tuple[Tensor, Tensor]:
-    """Add up each completion, without padding and NaN: its sum in float64, and of how many."""
-    counts = shaped_positions(value, mask) & ~value.isnan()
-    kept = torch.where(counts, value, 0.0)
+def _by_row(value: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Add up each completion, without padding and NaN: its sum as float64, and of how many."""
+    if bool(value.sum().isnan()):
+        counts = counts & ~value.isnan()
+    kept = torch.where(counts, value.to(torch.promote_types(value.dtype, torch.float32)), 0.0)
     if value.ndim == 1:
         return kept.double(), counts
-    return kept.sum(dim=-1, dtype=torch.float64), counts.sum(dim=-1)
+    return kept.sum(dim=-1).double(), counts.count_nonzero(dim=-1)
 
 
 def _ratio(total: Tensor, number: Tensor | int) -> float:

@@ -52,7 +52,7 @@ def sequence_mean(values: PerToken, mask: TokenMask) -> PerSequence:
         OphthaReason calls its uncertainty "sample-level" (arXiv:2508.16129): *stated*. That it is
         the mean: *ours*.
     """
-    return sequence_sum(values, mask) / mask.sum(dim=-1)
+    return _counted(values, mask, 0.0).sum(dim=-1) / mask.count_nonzero(dim=-1)  # 0 / 0 is NaN
 
 
 def sequence_sum(values: PerToken, mask: TokenMask) -> PerSequence:
@@ -240,7 +240,7 @@ def _counted(values: Tensor, mask: Tensor, fill: float) -> Tensor:
         )
     if len(mask) == 0:
         raise ValueError("values and mask must hold at least one completion, got B = 0")
-    return values.to(_at_least_float32(values.dtype)).masked_fill(~mask, fill)
+    return torch.where(mask, values.to(_at_least_float32(values.dtype)), fill)
 
 
 def _check_rows(name: str, values: Tensor, group: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from uadt.groups import Groups
+from uadt.groups import Groups, row_numbers
 from uadt.types import PerToken, Rollout, TokenMask
 
 __all__ = [
@@ -82,9 +82,10 @@ def check_advantage(
             f"{wanted_by} needs floating advantages, "
             f"got {str(advantage.dtype).removeprefix('torch.')}"
         )
-    wrong = ~advantage.isfinite() & shaped_positions(advantage, rollout.mask)
-    if bool(wrong.any()):
-        rows = [row for row in range(batch) if bool(wrong[row].any())]
+    if bool(advantage.sum().isfinite()):  # one pass; what is not finite makes the sum so
+        return advantage.detach()
+    rows = row_numbers(~advantage.isfinite() & shaped_positions(advantage, rollout.mask))
+    if rows:
         raise ValueError(f"{wanted_by} needs finite advantages, got NaN or infinity in rows {rows}")
     return advantage.detach()
 
@@ -179,7 +180,7 @@ def multiplier_of(shaped: Tensor, advantage: Tensor, counts: Tensor) -> Tensor:
         tensor([1.5000, 1.0000])
     """
     defined = counts & (advantage != 0)
-    return torch.where(defined, shaped / torch.where(defined, advantage, 1.0), 1.0)
+    return (shaped / advantage).masked_fill_(~defined, 1.0)
 
 
 def entropy_of(rollout: Rollout, *, wanted_by: str) -> PerToken:

@@ -166,8 +166,9 @@ class UADT:
         threshold, after = self._threshold(uncertainty, rollout, state)
         factor = self._factor(uncertainty, threshold)
         counts = shaped_positions(advantage, rollout.mask)
+        finite = bool(advantage.sum().isfinite())
         shaped = shape_advantage(
-            advantage.masked_fill(~counts, 0.0),  # padding may hold NaN
+            advantage if finite else advantage.masked_fill(~counts, 0.0),  # NaN in padding
             factor,
             strength=None if self.strength_in_tanh else self.strength,
             sign_policy=self.sign_policy,

@@ -97,9 +97,10 @@ def test_a_wrong_key_is_named(keys: dict[str, Any], words: str) -> None:
             "algorithm.rollout_correction.bypass_mode=true",
             r"needs the signal 'entropy'.*bypass_mode=False",
         ),
+        ("algorithm.use_pf_ppo=true", r"set algorithm\.use_pf_ppo=False"),
     ],
 )
-def test_a_run_without_entropies_is_refused(change: str, words: str) -> None:
+def test_a_run_without_entropies_of_its_rows_is_refused(change: str, words: str) -> None:
     config = run_config(None, change)
     with pytest.raises(ValueError, match=words):
         check_run(config, Settings.from_config(config))

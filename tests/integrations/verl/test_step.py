@@ -24,12 +24,13 @@ from hydra import compose, initialize_config_module
 from tensordict import NonTensorStack, TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from uadt import UADT, Rollout
 from uadt.integrations.verl.failing import FAILURES
-from uadt.integrations.verl.trainer import UadtColocateAsync, UadtSync
+from uadt.integrations.verl.trainer import UadtColocateAsync, UadtMixin, UadtSync
 
 Rows = Mapping[str, Sequence[Sequence[float]]]
 
@@ -44,6 +45,7 @@ ROWS: Rows = {
     "old_log_probs": [[-1, -2], [-3, -4, -5], [-6], [-7, -8]],
 }
 GRPO = [[0.5, 0.5], [-0.5, 0, -0.5], [-0.25], [0.25, 0.25]]
+COMPUTE = "compute_advantage_for_multi_trajectories"
 WIDTH_FREE = "algorithm.norm_adv_by_std_in_grpo=False"
 
 
@@ -136,6 +138,38 @@ def test_our_estimator_in_verls_own_mode_is_an_error(tmp_path: Path) -> None:
     mode = ["trainer.v1.trainer_mode=sync", "algorithm.adv_estimator=uadt"]
     with pytest.raises(ValueError, match=r"add trainer\.v1\.trainer_mode=uadt_sync"):
         Step(tmp_path, *mode, trainer=PPOTrainerSync)
+
+
+class ElsewhereSync(PPOTrainerSync):
+    """Stands for a verl that computes its advantages in another place."""
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        return batch
+
+
+class UadtElsewhere(UadtMixin, ElsewhereSync):
+    mode = "sync"
+
+
+def test_another_verl_that_computes_advantages_elsewhere_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = r"use verl 0\.9\.1"
+    with pytest.raises(RuntimeError, match=rf"{words} \(it was called 0 times\)"):
+        Step(tmp_path, trainer=UadtElsewhere)
+    monkeypatch.delattr(trainer_base, COMPUTE)
+    with pytest.raises(RuntimeError, match=words):
+        Step(tmp_path)
+
+
+def test_verl_is_as_it_was_after_a_step_and_after_a_failed_one(tmp_path: Path) -> None:
+    before = vars(trainer_base)[COMPUTE]
+    Step(tmp_path)
+    with pytest.raises(ValueError, match="finite"):
+        Step(tmp_path, rows={**ROWS, "rm_scores": [[0, float("inf")], *ROWS["rm_scores"][1:]]})
+    assert vars(trainer_base)[COMPUTE] is before
+    stock = ["trainer.v1.trainer_mode=sync", "algorithm.adv_estimator=grpo"]
+    expect(Step(tmp_path, *stock, trainer=PPOTrainerSync).field("advantages"), GRPO)
 
 
 def test_padding_rows_change_nothing(tmp_path: Path) -> None:

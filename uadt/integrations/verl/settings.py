@@ -114,6 +114,11 @@ def check_run(config: DictConfig, settings: Settings) -> None:
                     "algorithm.rollout_correction.bypass_mode=True verl skips the pass that "
                     "computes it: set bypass_mode=False"
                 )
+    if config.algorithm.get("use_pf_ppo", False):
+        raise ValueError(
+            "algorithm.use_pf_ppo=True lets verl draw the rows of a batch again after their "
+            "advantages, so that no entropy belongs to its row: set algorithm.use_pf_ppo=False"
+        )
     actor = config.actor_rollout_ref
     reference = actor.actor.get("use_kl_loss") or config.algorithm.get("use_kl_in_reward")
     if settings.wants("ref_logprob") and not reference:

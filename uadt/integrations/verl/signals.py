@@ -1,10 +1,11 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # TensorDict and its nested tensors are only partly typed.
-"""Rows of TransferQueue → what a shaping looks at.
+"""Rows of verl → what a shaping looks at.
 
-verl keeps a batch as rows of named fields. Sequences are nested (jagged) tensors, cut to the
-response; mappings and names are lists. Padding rows never come here.
+verl keeps a batch in TransferQueue as rows of named fields. Sequences are nested (jagged) tensors,
+cut to the response, or padded to the longest where verl computes on them; mappings and names are
+lists. Padding rows never come here.
 
 | signal | field of verl | of which policy |
 |---|---|---|

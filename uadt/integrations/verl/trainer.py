@@ -4,16 +4,19 @@
 # verl, TransferQueue and TensorDict are not typed.
 """The trainer modes: verl computes the advantages of a step, then one shaping shapes the batch."""
 
+import importlib.metadata
 import logging
 import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import transfer_queue as tq
 from omegaconf import open_dict
-from tensordict import TensorDict
-from torch import Tensor
+from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
@@ -24,13 +27,12 @@ from uadt.integrations.shaper import STATE_FILE, Shaper
 from uadt.integrations.verl.diagnostics import records, write_records
 from uadt.integrations.verl.estimator import NAME
 from uadt.integrations.verl.failing import count_groups_of_one, end_after_failures
-from uadt.integrations.verl.plugin import warn_if_untested
+from uadt.integrations.verl.plugin import TESTED_VERSIONS, warn_if_untested
 from uadt.integrations.verl.settings import MODES, Settings, check_run
 from uadt.integrations.verl.signals import (
     check_finite,
     fields_for,
     listed,
-    padded,
     rollout_from,
     unscorable,
 )
@@ -48,7 +50,7 @@ _logger = logging.getLogger(__name__)
 
 
 class UadtMixin:
-    """What the three modes share: shape after verl has computed, and keep the state.
+    """What the three modes share: shape what verl has computed, and keep the state.
 
     Placed before a trainer of verl. It overrides what none of verl's three trainers overrides, so
     everything that verl does for its own estimators stays verl's.
@@ -78,38 +80,52 @@ class UadtMixin:
         end_after_failures(self.replay_buffer)
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
-        with marked_timer("uadt", self.timing_raw):
-            self._shape(batch, metrics)
-        return batch
+        with _before_verl_writes(partial(self._shape, batch, metrics)):
+            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
 
-    def _shape(self, batch: Any, metrics: dict[str, Any]) -> None:
-        padding = [tag.get("is_padding", False) for tag in batch.tags]
-        keys = [key for key, pad in zip(batch.keys, padding, strict=True) if not pad]
-        if not keys:
-            return
+    def _shape(self, batch: Any, metrics: dict[str, Any], computed: Any) -> None:
+        with marked_timer("uadt", self.timing_raw):
+            rows = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+            if not rows:
+                return
+            keys = [batch.keys[row] for row in rows]
+            data = self._signals(batch, computed, rows)
+            advantage = data["advantages"]
+            if not advantage.sum().isfinite():
+                check_finite(computed.batch["rm_scores"][rows], keys)
+            settings = self.uadt_settings
+            rollout = rollout_from(data, settings.shaping, settings.task_key)
+            shaped, scalars = self.shaper.step(advantage, rollout)
+            # A new tensor: some estimators of verl return one for advantages and returns.
+            computed.batch["advantages"] = computed.batch["advantages"].index_copy(
+                0, torch.tensor(rows), shaped.advantage
+            )
+            metrics |= scalars | {"uadt/updates": self.shaper.updates}
+            if self.config.actor_rollout_ref.rollout.n > 1:
+                metrics["uadt/groups_of_one"] = count_groups_of_one(keys)
+            if (count := unscorable(data)) is not None:
+                metrics["uadt/unscorable"] = count
+            if settings.diagnostics.path is not None:
+                labels, tokens = self._labels(data, keys), settings.diagnostics.tokens
+                described = records(shaped, advantage, rollout, labels=labels, tokens=tokens)
+                name = f"step_{self.global_steps:06d}_{self.local_trigger_step:02d}"
+                write_records(described, settings.diagnostics, name)
+
+    def _signals(self, batch: Any, computed: Any, rows: list[int]) -> dict[str, Any]:
+        """Return what the shaping reads: of verl's own rows, and what they lack from the queue."""
         settings = self.uadt_settings
-        fields = fields_for(required_signals(settings.shaping), settings.task_key)
+        fields = set(fields_for(required_signals(settings.shaping), settings.task_key))
         if settings.diagnostics.path is not None:
-            fields += ["uid", "rm_scores"]
-            fields += ["prompts", "responses"] if settings.diagnostics.tokens else []
-        data = _get(batch, keys, sorted(set(fields)))
-        advantage = padded(data["advantages"])
-        if not advantage.sum().isfinite():
-            check_finite(_get(batch, keys, ["rm_scores"])["rm_scores"], keys)
-        rollout = rollout_from(data, settings.shaping, settings.task_key)
-        shaped, scalars = self.shaper.step(advantage, rollout)
-        _write_back(batch, keys, data, advantage, shaped.advantage)
-        metrics |= scalars | {"uadt/updates": self.shaper.updates}
-        if self.config.actor_rollout_ref.rollout.n > 1:
-            metrics["uadt/groups_of_one"] = count_groups_of_one(keys)
-        if (count := unscorable(data)) is not None:
-            metrics["uadt/unscorable"] = count
-        if settings.diagnostics.path is not None:
-            labels, tokens = self._labels(data, keys), settings.diagnostics.tokens
-            rows = records(shaped, advantage, rollout, labels=labels, tokens=tokens)
-            name = f"step_{self.global_steps:06d}_{self.local_trigger_step:02d}"
-            write_records(rows, settings.diagnostics, name)
+            fields |= {"uid", "rm_scores"}
+            fields |= {"prompts", "responses"} if settings.diagnostics.tokens else set[str]()
+        keys = [batch.keys[row] for row in rows]
+        some = slice(None) if len(rows) == len(batch.keys) else rows
+        held = {name: values[some] for name, values in computed.batch.items() if name in fields}
+        if "uid" in fields:
+            held["uid"] = computed.non_tensor_batch["uid"][some]
+        lacking = sorted(fields - set(held))
+        found = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=lacking)
+        return held | dict(found.items())
 
     def _labels(self, data: Any, keys: list[str]) -> list[dict[str, Any]]:
         labels: list[dict[str, Any]] = []
@@ -153,23 +169,37 @@ class UadtMixin:
         _logger.info("restored the shaping's state after update %d: %s", self.shaper.updates, path)
 
 
-def _get(batch: Any, keys: list[str], fields: list[str]) -> Any:
-    return tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+@contextmanager
+def _before_verl_writes(shape: Callable[[Any], None]) -> Generator[None]:
+    """Let a function see, and change, the advantages that verl computes before it writes them.
 
-
-def _write_back(batch: Any, keys: list[str], data: Any, before: Tensor, after: Tensor) -> None:
-    """Send the rows that the shaping changed: the queue takes its time over each."""
-    changed = (after != before).any(dim=-1).nonzero().flatten().tolist()
-    if not changed:
-        return
-    lengths = data["response_mask"].offsets().diff().tolist()
-    rows = [after[row, : lengths[row]] for row in changed]
-    nested = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
-    tq.kv_batch_put(
-        keys=[keys[row] for row in changed],
-        partition_id=batch.partition_id,
-        fields=TensorDict({"advantages": nested}, batch_size=len(changed)),
+    verl's ``_compute_advantage`` reads rows from TransferQueue, calls one function of its module
+    for their advantages, and writes. A shaping after all that would read again what is at hand
+    here, and write a second time, which takes half as long as all of it.
+    """
+    name = "compute_advantage_for_multi_trajectories"
+    compute = getattr(trainer_base, name, None)
+    version = importlib.metadata.version("verl")
+    words = (
+        f"uadt shapes what {name} returns, and verl {version} does not compute advantages by it: "
+        f"use verl {' or '.join(TESTED_VERSIONS)}"
     )
+    if compute is None:
+        raise RuntimeError(words)
+    seen: list[Any] = []
+
+    def both(*args: Any, **kwargs: Any) -> Any:
+        seen.append(compute(*args, **kwargs))
+        shape(seen[-1])
+        return seen[-1]
+
+    setattr(trainer_base, name, both)
+    try:
+        yield
+    finally:
+        setattr(trainer_base, name, compute)
+    if len(seen) != 1:
+        raise RuntimeError(f"{words} (it was called {len(seen)} times)")
 
 
 class UadtSync(UadtMixin, PPOTrainerSync):
