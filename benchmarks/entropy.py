@@ -267,12 +267,13 @@ def memory_of(name: str, dtype: str) -> None:
 
 def error() -> None:
     """Largest error on inputs that bite."""
-    names = ("fp32", "fp32 + 1e4", "fp32, a third -inf", "bf16")
+    names = ("fp32", "fp32 + 1e4", "fp32, a third -inf", "fp32, peaked", "bf16")
     print(f"\n**Largest error of the entropy against float64, nats, 8 × {VOCAB}** · {machine()}\n")
     print("| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     x = logits(8, torch.float32)
     masked = x.index_fill(1, torch.arange(0, VOCAB, 3), -torch.inf)
-    inputs = [x, x + 1e4, masked, x.bfloat16()]
+    peaked = x.index_fill(1, torch.tensor([VOCAB // 2]), 25.0)  # a token that is all but sure
+    inputs = [x, x + 1e4, masked, peaked, x.bfloat16()]
     variants = {n: f for n, f in ours().items() if "six" not in n}
     for name, f in {**variants, **public()}.items():
         cells: list[str] = []
