@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("verl", reason="verl is not installed")
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from verl_runs import HERE, Run, diagnosed, overrides, run
+from verl_between import SECONDS
+from verl_runs import BESIDE_TESTS, Run, diagnosed, overrides, run, saved_and
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -54,7 +55,7 @@ def test_groups_that_failed_and_completions_without_tokens_are_a_defined_step(
         "actor_rollout_ref.rollout.agent.default_agent_loop=sometimes_empty",
         f"actor_rollout_ref.rollout.agent.agent_loop_config_path={loops}",
     ]
-    ran = run(where, arguments, tell=tell, environment={"PYTHONPATH": str(HERE)})
+    ran = run(where, arguments, tell=tell, environment=BESIDE_TESTS)
     assert ran.returncode == 0, ran.tail()
     assert sorted(ran.diagnostics) == [1, 2, 3, 4]
     assert "this reward fails for every fourth prompt" in ran.log
@@ -115,3 +116,40 @@ def test_a_rollout_server_that_is_killed_ends_the_run(
     where = folder / "server"
     ran = interrupted(text_assets, where, tell, "TransformersServer", signal.SIGKILL, 300)
     ran.failed_with("ActorDiedError")
+
+
+def test_a_weight_sync_that_gets_no_answer_ends_the_run(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / "stopped"
+    arguments = [*overrides(text_assets, where, steps=3), *saved_and("Stop")]
+    ran = run(where, arguments, tell=tell, environment=BESIDE_TESTS)
+    assert "sent SIGSTOP to TransformersServer" in ran.log, ran.tail()
+    ran.failed_with(
+        "on_step_end", f"no answer within UADT_CPU_TIMEOUT={SECONDS} s: ", "was sent new weights"
+    )
+
+
+@pytest.mark.matrix
+def test_a_weight_sync_to_a_server_that_is_gone_ends_the_run(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / "gone"
+    arguments = [*overrides(text_assets, where, steps=3), *saved_and("Kill")]
+    ran = run(where, arguments, tell=tell, environment=BESIDE_TESTS)
+    assert "sent SIGKILL to TransformersServer" in ran.log, ran.tail()
+    ran.failed_with("on_step_end", "update_weights", "ActorDiedError")
+
+
+def test_weights_that_the_server_refuses_end_the_run(
+    text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    # The actor has one layer; the server loads the checkpoint as it lies there, with two.
+    where = folder / "refused"
+    layers = "+actor_rollout_ref.model.override_config.num_hidden_layers=1"
+    ran = run(where, [*overrides(text_assets, where, steps=1), layers], tell=tell)
+    ran.failed_with(
+        "the weights must be those of the rollout's model, got unknown [] (0), "
+        "missing ['model.layers.1.input_layernorm.weight', "
+    )
+    assert not ran.metrics, "it has trained"

@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("verl", reason="verl is not installed")
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from verl_runs import diagnosed, overrides, run
+from verl_between import SECONDS
+from verl_runs import BESIDE_TESTS, diagnosed, overrides, run, saved_and
 
 pytestmark = [pytest.mark.matrix, pytest.mark.timeout(2400)]
 
@@ -42,6 +43,18 @@ def test_colocate_async_with_a_chain_and_a_checkpoint(
         assert max(value for r in records for value in r["shaped_advantages"]) <= 1.0
 
 
+SEPARATE = [
+    "trainer.v1.trainer_mode=uadt_separate_async",
+    "trainer.v1.separate_async.parameter_sync_step=2",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+    "actor_rollout_ref.rollout.nnodes=1",
+    "actor_rollout_ref.rollout.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.checkpoint_engine.backend=ray",
+    "ray_kwargs.ray_init.num_gpus=2",
+]
+"""Two updates a step, and a rollout server in a slot of its own."""
+
+
 def test_separate_async_with_servers_of_their_own(
     text_assets: Path, folder: Path, tell: Tell
 ) -> None:
@@ -51,13 +64,7 @@ def test_separate_async_with_servers_of_their_own(
     arguments = [
         *overrides(text_assets, where, steps=3),
         *diagnosed(where),
-        "trainer.v1.trainer_mode=uadt_separate_async",
-        "trainer.v1.separate_async.parameter_sync_step=2",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
-        "actor_rollout_ref.rollout.nnodes=1",
-        "actor_rollout_ref.rollout.n_gpus_per_node=1",
-        "actor_rollout_ref.rollout.checkpoint_engine.backend=ray",
-        "ray_kwargs.ray_init.num_gpus=2",
+        *SEPARATE,
         "trainer.save_freq=3",
         "uadt.decay=0.5",
     ]
@@ -71,6 +78,43 @@ def test_separate_async_with_servers_of_their_own(
     # At step 3 the completions are of the weights of step 2 or later: they did arrive.
     assert ran.metrics[3]["training/off_policy/trajectory_staleness/max"] <= 1
     assert (where / "checkpoints" / "global_step_3" / "uadt_state.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("colocate_raises", ["trainer.v1.trainer_mode=uadt_colocate_async"]),
+        ("separate_raises", SEPARATE),
+    ],
+    ids=["colocate", "separate"],
+)
+def test_a_reward_that_always_raises_ends_an_asynchronous_run(
+    name: str, mode: list[str], text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    # verl's own asynchronous modes replace a failed prompt by another one for ever.
+    where = folder / name
+    reward = "reward.custom_reward_function.name=raise_always"
+    ran = run(where, [*overrides(text_assets, where, steps=2), *mode, reward], tell=tell)
+    ran.failed_with("this reward always fails", "prompts in a row have failed")
+    assert not ran.metrics, "it has trained"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("colocate_stopped", ["trainer.v1.trainer_mode=uadt_colocate_async"]),
+        ("separate_stopped", SEPARATE),
+    ],
+    ids=["colocate", "separate"],
+)
+def test_an_asynchronous_weight_sync_that_gets_no_answer_ends_the_run(
+    name: str, mode: list[str], text_assets: Path, folder: Path, tell: Tell
+) -> None:
+    where = folder / name
+    arguments = [*overrides(text_assets, where, steps=3), *mode, *saved_and("Stop")]
+    ran = run(where, arguments, tell=tell, environment=BESIDE_TESTS)
+    assert "sent SIGSTOP to TransformersServer" in ran.log, ran.tail()
+    ran.failed_with("on_step_end", f"no answer within UADT_CPU_TIMEOUT={SECONDS} s: ")
 
 
 def test_a_critic_trains_and_its_advantages_are_shaped(

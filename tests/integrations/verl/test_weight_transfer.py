@@ -66,5 +66,6 @@ def test_weights_arrive_and_newer_ones_replace_them() -> None:
 def test_weights_that_do_not_come_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, server = connected()
     monkeypatch.setenv("UADT_CPU_TIMEOUT", "1")
-    with pytest.raises(TimeoutError):
+    words = "no answer within UADT_CPU_TIMEOUT=1 s: the trainer sends new weights"
+    with pytest.raises(TimeoutError, match=words):
         asyncio.run(received(server))

@@ -17,7 +17,12 @@ import psutil
 SECONDS = 900
 """After how long a run counts as hanging. A quiet machine needs a tenth of it."""
 HERE = Path(__file__).resolve().parent
-_MARK = "UADT_TEST_RUN"
+MARK = "UADT_TEST_RUN"
+"""The variable by which the processes of a run are known."""
+BESIDE_TESTS = {
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+}
+"""The environment in which a run finds the modules of this folder."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,11 @@ def diagnosed(folder: Path) -> list[str]:
     return [f"uadt.diagnostics.path={folder}/diagnostics", "uadt.diagnostics.tokens=true"]
 
 
+def saved_and(callback: str) -> list[str]:
+    """Return the overrides by which something of `verl_between` happens."""
+    return ["trainer.save_freq=1", f"trainer.checkpoint_callback_class=verl_between.{callback}"]
+
+
 def run(
     folder: Path,
     arguments: Sequence[str],
@@ -105,7 +115,7 @@ def run(
     mark = uuid.uuid4().hex
     variables = {
         **os.environ,
-        _MARK: mark,
+        MARK: mark,
         "VERL_PLATFORM": "cpu",
         "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
         "UADT_CPU_TIMEOUT": str(int(seconds / 2)),
@@ -175,7 +185,7 @@ def _marked(mark: str) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

@@ -3,13 +3,14 @@
 Each says in one line why it exists. None of them edits a file or a package.
 """
 
+import asyncio
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 __all__ = [
     "critic_without_flash_attention",
     "give_up_in_time",
+    "in_time",
     "initialise_gloo_once",
     "install",
     "keep_equal_positions",
@@ -30,6 +32,19 @@ __all__ = [
 def timeout_seconds() -> float:
     """Return after how long a step between processes counts as failed (``UADT_CPU_TIMEOUT``)."""
     return float(os.environ.get("UADT_CPU_TIMEOUT", "600"))
+
+
+async def in_time(awaited: Awaitable[Any], what: str) -> Any:
+    """Await something of another process, or say what did not come.
+
+    Raises:
+        TimeoutError: If it takes longer than `timeout_seconds`.
+    """
+    seconds = timeout_seconds()
+    try:
+        return await asyncio.wait_for(awaited, seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within UADT_CPU_TIMEOUT={seconds:g} s: {what}") from error
 
 
 def install() -> None:

@@ -30,7 +30,7 @@ from verl.workers.rollout.utils import ensure_async_iterator
 from uadt.integrations.verl.cpu.barred import bar_tokens
 from uadt.integrations.verl.cpu.rollout_names import NAME
 from uadt.integrations.verl.cpu.sampler import Budget, Draw
-from uadt.integrations.verl.cpu.shims import timeout_seconds
+from uadt.integrations.verl.cpu.shims import in_time
 
 __all__ = ["TransformersAdapter", "TransformersReplica", "TransformersServer"]
 
@@ -312,8 +312,27 @@ class TransformersReplica(RolloutReplica):
             tokenizer.pad_token_id,
             self.replica_rank,
         )
-        self._server_address = await asyncio.wait_for(server.ready.remote(), timeout_seconds())
+        starts = f"the rollout server of rank {self.replica_rank} starts"
+        self._server_address = await in_time(server.ready.remote(), starts)
         self.servers, self._server_handle = [server], server
+
+    async def abort_all_requests(self, reject_request: bool = False) -> None:
+        """Interrupt the server: the first step of a weight sync to a server of its own.
+
+        Raises:
+            TimeoutError: If the server does not answer in time.
+        """
+        asked = f"the rollout server of rank {self.replica_rank} ends its requests"
+        await in_time(super().abort_all_requests(reject_request), asked)
+
+    async def resume_generation(self) -> None:
+        """Let the server go on: the last step.
+
+        Raises:
+            TimeoutError: If the server does not answer in time.
+        """
+        asked = f"the rollout server of rank {self.replica_rank} takes requests again"
+        await in_time(super().resume_generation(), asked)
 
 
 class TransformersAdapter(BaseRollout):
@@ -361,4 +380,4 @@ class TransformersAdapter(BaseRollout):
         if self.server is None:
             self.server = ray.get_actor(f"{NAME}_server_{self.rank}")
         sent = self.server.load_weights.remote(named, global_steps)
-        await asyncio.wait_for(sent, timeout_seconds())
+        await in_time(sent, f"the rollout server of rank {self.rank} was sent new weights")

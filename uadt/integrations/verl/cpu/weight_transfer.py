@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
 
-from uadt.integrations.verl.cpu.shims import timeout_seconds
+from uadt.integrations.verl.cpu.shims import in_time
 
 __all__ = ["BACKEND", "RayStoreEngine", "register"]
 
@@ -96,7 +96,7 @@ class RayStoreEngine(CheckpointEngine):
         Raises:
             TimeoutError: If they do not come in time.
         """
-        (stored,) = await asyncio.wait_for(self.mailbox.take.remote(), timeout_seconds())
+        (stored,) = await in_time(self.mailbox.take.remote(), "the trainer sends new weights")
         named: Any = await stored
         for name, value in named.items():
             # A copy: Ray hands over read-only memory.
