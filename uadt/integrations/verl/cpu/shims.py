@@ -115,7 +115,7 @@ def give_up_in_time() -> None:
     sender = importlib.import_module(
         "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
     ).BucketedWeightSender
-    original = sender._init_socket
+    original, sent = sender._init_socket, sender.async_send_weights
 
     @functools.wraps(original)
     def connect(self: Any) -> None:
@@ -124,7 +124,17 @@ def give_up_in_time() -> None:
             self.socket.setsockopt(option, int(1000 * timeout_seconds()))
         self.socket.setsockopt(zmq.LINGER, 0)
 
-    sender._init_socket = connect
+    @functools.wraps(sent)
+    async def send(self: Any, weights: Any) -> None:
+        try:
+            await sent(self, weights)
+        except zmq.Again as error:
+            raise TimeoutError(
+                f"no answer within UADT_CPU_TIMEOUT={timeout_seconds():g} s: vLLM was sent new "
+                "weights; if it refused them, its reason is in the log above"
+            ) from error
+
+    sender._init_socket, sender.async_send_weights = connect, send
 
 
 def keep_equal_positions() -> None:
