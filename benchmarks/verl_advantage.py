@@ -10,6 +10,7 @@ queue's own part of what UADT adds: fetching the columns that verl does not read
 Calls alternate, so that a busy machine slows all alike; the figures are medians.
 """
 
+import gc
 import os
 import statistics
 import sys
@@ -31,7 +32,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from uadt.integrations.verl.trainer import UadtSync
 
 GROUP = 8
-ROUNDS = 11
+ROUNDS = 31
 
 
 def rows(sequences: int, tokens: int) -> TensorDict:
@@ -63,14 +64,22 @@ def rows(sequences: int, tokens: int) -> TensorDict:
 
 
 def alternate(variants: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Return the seconds of some rounds of calls, after one that warms up."""
+    """Return the seconds of some rounds of calls, after one that warms up.
+
+    As in timeit, Python's garbage collector is off within a call: among the objects of Ray and verl
+    it takes as long as the call, and whom it strikes is chance.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(ROUNDS + 1):
         for name, compute in variants.items():
+            gc.collect()
+            gc.disable()
             start = time.perf_counter()
             compute()
+            seconds = time.perf_counter() - start
+            gc.enable()
             if turn:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(seconds)
     return times
 
 

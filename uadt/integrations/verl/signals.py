@@ -22,7 +22,7 @@ In ``uadt_sync`` the trainer's policy is the one that sampled. In the asynchrono
 newer; no entropy of the older one is kept by verl.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,9 @@ _REMEDIES = {
     "rollout_logprob": "set actor_rollout_ref.rollout.calculate_log_probs=True",
 }
 _ALWAYS = ("response_mask", "advantages", "extra_fields")
+_BY_VERL = {"response_mask", "advantages", *_PER_TOKEN.values(), *_PER_ROW.values()}
+READ_BY_VERL = frozenset(_BY_VERL - {"entropy"})
+"""Fields that are at hand where verl has computed advantages, if they are anywhere."""
 
 
 def fields_for(signals: frozenset[str] | None, task_key: str) -> list[str]:
@@ -64,6 +67,22 @@ def fields_for(signals: frozenset[str] | None, task_key: str) -> list[str]:
     if "task" in named:
         wanted.append(task_key.split(".")[0])
     return [*_ALWAYS, *wanted]
+
+
+def rows_of(computed: Any, rows: Sequence[int], fields: Collection[str]) -> dict[str, Any]:
+    """Return some rows and fields of a batch that verl computes on.
+
+    Args:
+        computed: verl's DataProto.
+        rows: Numbers of rows.
+        fields: Names; those that verl does not hold are left out.
+
+    Returns:
+        Fields by name.
+    """
+    some = list(rows) if len(rows) < len(computed.batch) else slice(None)
+    columns = {**computed.batch, **computed.non_tensor_batch}
+    return {name: values[some] for name, values in columns.items() if name in fields}
 
 
 def padded(values: Tensor, fill: float = 0.0) -> Tensor:

@@ -7,15 +7,16 @@
 import importlib.metadata
 import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import transfer_queue as tq
 from omegaconf import open_dict
+from torch import Tensor
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
@@ -30,10 +31,12 @@ from uadt.integrations.verl.failing import count_groups_of_one, end_after_failur
 from uadt.integrations.verl.plugin import TESTED_VERSIONS, warn_if_untested
 from uadt.integrations.verl.settings import MODES, Settings, check_run
 from uadt.integrations.verl.signals import (
+    READ_BY_VERL,
     check_finite,
     fields_for,
     listed,
     rollout_from,
+    rows_of,
     unscorable,
 )
 from uadt.types import required_signals
@@ -80,52 +83,57 @@ class UadtMixin:
         end_after_failures(self.replay_buffer)
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        with _before_verl_writes(partial(self._shape, batch, metrics)):
+        rows = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+        if not rows:
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
-
-    def _shape(self, batch: Any, metrics: dict[str, Any], computed: Any) -> None:
-        with marked_timer("uadt", self.timing_raw):
-            rows = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
-            if not rows:
-                return
-            keys = [batch.keys[row] for row in rows]
-            data = self._signals(batch, computed, rows)
-            advantage = data["advantages"]
-            if not advantage.sum().isfinite():
-                check_finite(computed.batch["rm_scores"][rows], keys)
-            settings = self.uadt_settings
-            rollout = rollout_from(data, settings.shaping, settings.task_key)
-            shaped, scalars = self.shaper.step(advantage, rollout)
-            # A new tensor: some estimators of verl return one for advantages and returns.
-            computed.batch["advantages"] = computed.batch["advantages"].index_copy(
-                0, torch.tensor(rows), shaped.advantage
+        keys = [batch.keys[row] for row in rows]
+        fields = self._fields()
+        # Beside verl's own reading and padding, so that nothing waits for it.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            lacking = pool.submit(
+                tq.kv_batch_get,
+                keys=keys,
+                partition_id=batch.partition_id,
+                select_fields=sorted(fields - READ_BY_VERL),
             )
-            metrics |= scalars | {"uadt/updates": self.shaper.updates}
-            if self.config.actor_rollout_ref.rollout.n > 1:
-                metrics["uadt/groups_of_one"] = count_groups_of_one(keys)
-            if (count := unscorable(data)) is not None:
-                metrics["uadt/unscorable"] = count
-            if settings.diagnostics.path is not None:
-                labels, tokens = self._labels(data, keys), settings.diagnostics.tokens
-                described = records(shaped, advantage, rollout, labels=labels, tokens=tokens)
-                name = f"step_{self.global_steps:06d}_{self.local_trigger_step:02d}"
-                write_records(described, settings.diagnostics, name)
 
-    def _signals(self, batch: Any, computed: Any, rows: list[int]) -> dict[str, Any]:
-        """Return what the shaping reads: of verl's own rows, and what they lack from the queue."""
+            def shape(computed: Any) -> None:
+                with marked_timer("uadt", self.timing_raw):
+                    data = rows_of(computed, rows, fields) | dict(lacking.result().items())
+                    if not data["advantages"].sum().isfinite():
+                        check_finite(computed.batch["rm_scores"][rows], keys)
+                    shaped = self._shape(data, keys, metrics)
+                    # A new tensor: some estimators return one for advantages and returns.
+                    computed.batch["advantages"] = computed.batch["advantages"].index_copy(
+                        0, torch.tensor(rows), shaped
+                    )
+
+            with _before_verl_writes(shape):
+                return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+
+    def _fields(self) -> set[str]:
         settings = self.uadt_settings
         fields = set(fields_for(required_signals(settings.shaping), settings.task_key))
         if settings.diagnostics.path is not None:
             fields |= {"uid", "rm_scores"}
             fields |= {"prompts", "responses"} if settings.diagnostics.tokens else set[str]()
-        keys = [batch.keys[row] for row in rows]
-        some = slice(None) if len(rows) == len(batch.keys) else rows
-        held = {name: values[some] for name, values in computed.batch.items() if name in fields}
-        if "uid" in fields:
-            held["uid"] = computed.non_tensor_batch["uid"][some]
-        lacking = sorted(fields - set(held))
-        found = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=lacking)
-        return held | dict(found.items())
+        return fields
+
+    def _shape(self, data: Mapping[str, Any], keys: list[str], metrics: dict[str, Any]) -> Tensor:
+        settings, advantage = self.uadt_settings, data["advantages"]
+        rollout = rollout_from(data, settings.shaping, settings.task_key)
+        shaped, scalars = self.shaper.step(advantage, rollout)
+        metrics |= scalars | {"uadt/updates": self.shaper.updates}
+        if self.config.actor_rollout_ref.rollout.n > 1:
+            metrics["uadt/groups_of_one"] = count_groups_of_one(keys)
+        if (count := unscorable(data)) is not None:
+            metrics["uadt/unscorable"] = count
+        if settings.diagnostics.path is not None:
+            labels, tokens = self._labels(data, keys), settings.diagnostics.tokens
+            described = records(shaped, advantage, rollout, labels=labels, tokens=tokens)
+            name = f"step_{self.global_steps:06d}_{self.local_trigger_step:02d}"
+            write_records(described, settings.diagnostics, name)
+        return shaped.advantage
 
     def _labels(self, data: Any, keys: list[str]) -> list[dict[str, Any]]:
         labels: list[dict[str, Any]] = []
