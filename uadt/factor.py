@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from uadt.groups import row_numbers
-from uadt.types import Advantage, PerSequence
+from uadt.types import Advantage, PerSequence, all_finite
 
 __all__ = [
     "SIGN_POLICIES",
@@ -241,8 +241,7 @@ def shape_advantage(
             "advantage must have shape (B,) or (B, T) and factor (B,) with B > 0, "
             f"got {tuple(advantage.shape)} and {tuple(factor.shape)}"
         )
-    # One pass, most of the time: what is not finite makes the sum so.
-    rows = [] if bool(advantage.sum().isfinite()) else row_numbers(~advantage.isfinite())
+    rows = [] if all_finite(advantage) else row_numbers(~advantage.isfinite())
     if rows:
         raise ValueError(
             f"advantage must be finite, got {advantage[rows[0]].tolist()} in row "

@@ -87,7 +87,8 @@ def _advantages(after: Tensor, before: Tensor, counts: Tensor) -> dict[str, floa
 
 
 def _mass(advantage: Tensor) -> float:
-    by_row = cast("Tensor", torch.linalg.vector_norm(advantage, ord=1, dim=-1))
+    rows = advantage.reshape(len(advantage), -1)
+    by_row = cast("Tensor", torch.linalg.vector_norm(rows, ord=1, dim=-1))
     return float(by_row.double().sum())
 
 

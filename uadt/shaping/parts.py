@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from uadt.groups import Groups, row_numbers
-from uadt.types import PerToken, Rollout, TokenMask
+from uadt.types import PerToken, Rollout, TokenMask, all_finite
 
 __all__ = [
     "Scope",
@@ -82,7 +82,7 @@ def check_advantage(
             f"{wanted_by} needs floating advantages, "
             f"got {str(advantage.dtype).removeprefix('torch.')}"
         )
-    if bool(advantage.sum().isfinite()):  # one pass; what is not finite makes the sum so
+    if all_finite(advantage):
         return advantage.detach()
     rows = row_numbers(~advantage.isfinite() & shaped_positions(advantage, rollout.mask))
     if rows:

@@ -28,7 +28,7 @@ from uadt.shaping.parts import (
     shaped_positions,
 )
 from uadt.threshold import EmaState, ema_threshold, per_task, task_thresholds
-from uadt.types import EmptyState, PerSequence, Rollout, Shaped, TokenMask
+from uadt.types import EmptyState, PerSequence, Rollout, Shaped, TokenMask, all_finite
 from uadt.uncertainty import sequence_max, sequence_mean, sequence_sum, sequence_top_mean
 
 __all__ = ["UADT", "TaskState"]
@@ -166,9 +166,9 @@ class UADT:
         threshold, after = self._threshold(uncertainty, rollout, state)
         factor = self._factor(uncertainty, threshold)
         counts = shaped_positions(advantage, rollout.mask)
-        finite = bool(advantage.sum().isfinite())
         shaped = shape_advantage(
-            advantage if finite else advantage.masked_fill(~counts, 0.0),  # NaN in padding
+            # Padding may hold NaN.
+            advantage if all_finite(advantage) else advantage.masked_fill(~counts, 0.0),
             factor,
             strength=None if self.strength_in_tanh else self.strength,
             sign_policy=self.sign_policy,

@@ -97,13 +97,21 @@ def test_a_wrong_key_is_named(keys: dict[str, Any], words: str) -> None:
             "algorithm.rollout_correction.bypass_mode=true",
             r"needs the signal 'entropy'.*bypass_mode=False",
         ),
-        ("algorithm.use_pf_ppo=true", r"set algorithm\.use_pf_ppo=False"),
     ],
 )
-def test_a_run_without_entropies_of_its_rows_is_refused(change: str, words: str) -> None:
+def test_a_run_without_entropies_is_refused(change: str, words: str) -> None:
     config = run_config(None, change)
     with pytest.raises(ValueError, match=words):
         check_run(config, Settings.from_config(config))
+
+
+def test_rows_that_verl_draws_again_are_refused() -> None:
+    again = "algorithm.use_pf_ppo=true"
+    config = run_config(None, again, "algorithm.adv_estimator=gae")
+    with pytest.raises(ValueError, match=r"set algorithm\.use_pf_ppo=False"):
+        check_run(config, Settings.from_config(config))
+    config = run_config(None, again)  # verl looks at it with gae only
+    check_run(config, Settings.from_config(config))
 
 
 def test_a_chain_without_entropies_may_bypass_them() -> None:

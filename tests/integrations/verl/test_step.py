@@ -9,6 +9,7 @@ The rows are written by hand, so that the baseline can be computed by hand as we
 
 import json
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from uadt import UADT, Rollout
 from uadt.integrations.verl.failing import FAILURES
 from uadt.integrations.verl.trainer import UadtColocateAsync, UadtMixin, UadtSync
+from uadt.types import EmptyState, Shaped
 
 Rows = Mapping[str, Sequence[Sequence[float]]]
 
@@ -130,6 +132,7 @@ def test_the_baseline_is_verls_own_and_the_rest_the_core_library(tmp_path: Path)
     expect(Step(tmp_path, "+uadt.strength=0.0").field("advantages"), GRPO)
     step = Step(tmp_path)
     expect(step.field("advantages"), shaped_by_the_core(GRPO))
+    expect(step.field("returns"), GRPO)  # the same tensor as the advantages in verl
     assert step.metrics["uadt/updates"] == 1
     assert step.metrics["uadt/groups_of_one"] == 0
 
@@ -154,12 +157,11 @@ class UadtElsewhere(UadtMixin, ElsewhereSync):
 def test_another_verl_that_computes_advantages_elsewhere_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = r"use verl 0\.9\.1"
-    with pytest.raises(RuntimeError, match=rf"{words} \(it was called 0 times\)"):
+    with pytest.raises(RuntimeError, match=r"called it 0 times .*: use verl 0\.9\.1"):
         Step(tmp_path, trainer=UadtElsewhere)
     monkeypatch.delattr(trainer_base, COMPUTE)
-    with pytest.raises(RuntimeError, match=words):
-        Step(tmp_path)
+    with pytest.raises(RuntimeError, match=r"called it 0 times .*: use verl 0\.9\.1"):
+        Step(tmp_path, trainer=UadtElsewhere)
 
 
 def test_verl_is_as_it_was_after_a_step_and_after_a_failed_one(tmp_path: Path) -> None:
@@ -182,6 +184,12 @@ def test_padding_rows_change_nothing(tmp_path: Path) -> None:
     step = Step(tmp_path, keys=[*KEYS, *pads], rows=with_pads, padding=pads)
     expect(step.field("advantages"), [*shaped_by_the_core(GRPO), [0.0], [0.0]])
     assert step.metrics == pytest.approx(Step(tmp_path).metrics)
+    # verl balances its ranks by changing the order: padding may stand anywhere.
+    order = [4, 0, 1, 5, 2, 3]
+    mixed = {name: [values[i] for i in order] for name, values in with_pads.items()}
+    step = Step(tmp_path, keys=[[*KEYS, *pads][i] for i in order], rows=mixed, padding=pads)
+    a, b, c, d = shaped_by_the_core(GRPO)
+    expect(step.field("advantages"), [[0.0], a, b, [0.0], c, d])
 
 
 def test_kl_in_the_reward_is_in_the_advantages_before_they_are_shaped(tmp_path: Path) -> None:
@@ -281,6 +289,37 @@ def test_the_only_one_left_of_a_group_is_counted(
     expect(step.field("advantages"), shaped_by_the_core([*GRPO[:2], [0.25]], rows))
     assert step.metrics["uadt/groups_of_one"] == 1
     assert "1 of 2 groups have a single completion" in caplog.text
+
+
+@dataclass(frozen=True)
+class DoubleWidth:
+    """A shaping of a user's own that computes in float64."""
+
+    def init(self) -> EmptyState:
+        return EmptyState()
+
+    def __call__(self, advantage: Tensor, rollout: Rollout, state: EmptyState) -> Shaped:
+        return Shaped(2.0 * advantage.double(), state, {})
+
+
+def test_a_shaping_in_float64_is_written_in_verls_own_dtype(tmp_path: Path) -> None:
+    step = Step(tmp_path, f"+uadt.name={__name__}:DoubleWidth")
+    expect(step.field("advantages"), [[2.0 * value for value in row] for row in GRPO])
+    assert step.left["advantages"].dtype == torch.float32
+
+
+def test_a_reward_that_is_no_number_is_named_where_the_advantages_do_not_show_it(
+    tmp_path: Path,
+) -> None:
+    # The score of a session's earlier output enters no advantage.
+    rows: Rows = {
+        "response_mask": [[1], [1], [1]],
+        "rm_scores": [[float("nan")], [1], [0]],
+        "entropy": [[1], [1], [2]],
+        "old_log_probs": [[-1], [-1], [-1]],
+    }
+    with pytest.raises(ValueError, match=r"must be a finite number, got 1 of 3 .*a_0_0: nan"):
+        Step(tmp_path, keys=["a_0_0", "a_0_1", "a_1_0"], rows=rows)
 
 
 def test_a_reward_that_is_no_number_is_named(tmp_path: Path) -> None:

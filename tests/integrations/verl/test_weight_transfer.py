@@ -66,6 +66,6 @@ def test_weights_arrive_and_newer_ones_replace_them() -> None:
 def test_weights_that_do_not_come_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, server = connected()
     monkeypatch.setenv("UADT_CPU_TIMEOUT", "1")
-    words = "no answer within UADT_CPU_TIMEOUT=1 s: the trainer sends new weights"
+    words = "no answer within UADT_CPU_TIMEOUT=1 s: new weights of the trainer are awaited"
     with pytest.raises(TimeoutError, match=words):
         asyncio.run(received(server))

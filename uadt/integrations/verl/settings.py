@@ -114,9 +114,9 @@ def check_run(config: DictConfig, settings: Settings) -> None:
                     "algorithm.rollout_correction.bypass_mode=True verl skips the pass that "
                     "computes it: set bypass_mode=False"
                 )
-    if config.algorithm.get("use_pf_ppo", False):
+    if config.algorithm.get("use_pf_ppo", False) and config.algorithm.adv_estimator == "gae":
         raise ValueError(
-            "algorithm.use_pf_ppo=True lets verl draw the rows of a batch again after their "
+            "with algorithm.use_pf_ppo=True verl draws the rows of a batch again after their "
             "advantages, so that no entropy belongs to its row: set algorithm.use_pf_ppo=False"
         )
     actor = config.actor_rollout_ref

@@ -46,13 +46,14 @@ _REMEDIES = {
     "rollout_logprob": "set actor_rollout_ref.rollout.calculate_log_probs=True",
 }
 _ALWAYS = ("response_mask", "advantages", "extra_fields")
-_BY_VERL = {"response_mask", "advantages", *_PER_TOKEN.values(), *_PER_ROW.values()}
-READ_BY_VERL = frozenset(_BY_VERL - {"entropy"})
-"""Fields that are at hand where verl has computed advantages, if they are anywhere."""
+AT_HAND = frozenset(
+    {"response_mask", "advantages", *_PER_TOKEN.values(), *_PER_ROW.values()} - {"entropy"}
+)
+"""Fields that verl holds where it has computed advantages, if they are anywhere."""
 
 
 def fields_for(signals: frozenset[str] | None, task_key: str) -> list[str]:
-    """Return the fields to ask TransferQueue for; it leaves out those that no row holds.
+    """Return the fields that a shaping needs, of verl's own batch or of TransferQueue.
 
     Args:
         signals: What the shaping reads; ``None`` asks for all that verl has.
@@ -85,9 +86,11 @@ def rows_of(computed: Any, rows: Sequence[int], fields: Collection[str]) -> dict
     return {name: values[some] for name, values in columns.items() if name in fields}
 
 
-def padded(values: Tensor, fill: float = 0.0) -> Tensor:
-    """Return a nested tensor as a rectangle as wide as its longest row."""
-    return values.to_padded_tensor(fill) if values.is_nested else values
+def padded(values: Tensor, width: int | None = None) -> Tensor:
+    """Return a nested tensor as a rectangle, as wide as its longest row or as it is told."""
+    if not values.is_nested:
+        return values
+    return values.to_padded_tensor(0.0, None if width is None else (len(values), width))
 
 
 def check_finite(scores: Tensor, keys: Sequence[str]) -> None:
@@ -111,7 +114,7 @@ def check_finite(scores: Tensor, keys: Sequence[str]) -> None:
 
 
 def rollout_from(data: Any, shaping: Shaping, task_key: str) -> Rollout:
-    """Make a rollout of the rows that TransferQueue returned.
+    """Make a rollout of rows of verl.
 
     Args:
         data: Fields by name, first axis the rows.
@@ -126,8 +129,9 @@ def rollout_from(data: Any, shaping: Shaping, task_key: str) -> Rollout:
             setting.
     """
     signals = required_signals(shaping)
+    mask = padded(data["response_mask"]).bool()
     per_token = {
-        signal: padded(data[field]).float()
+        signal: padded(data[field], mask.shape[1]).float()
         for signal, field in _PER_TOKEN.items()
         if (signals is None or signal in signals) and field in data
     }
@@ -143,7 +147,7 @@ def rollout_from(data: Any, shaping: Shaping, task_key: str) -> Rollout:
     for name in sorted(others):
         extra[name] = _from_reward_function(data, name, reader_of(shaping, name))
     return Rollout(
-        mask=padded(data["response_mask"]).bool(),
+        mask=mask,
         reward=padded(data["rm_scores"]).float().sum(dim=-1) if "rm_scores" in data else None,
         group=_labels(listed(data["uid"])) if "uid" in data else None,
         task=_tasks(data, task_key) if signals is None or "task" in signals else None,

@@ -31,7 +31,7 @@ from uadt.integrations.verl.failing import count_groups_of_one, end_after_failur
 from uadt.integrations.verl.plugin import TESTED_VERSIONS, warn_if_untested
 from uadt.integrations.verl.settings import MODES, Settings, check_run
 from uadt.integrations.verl.signals import (
-    READ_BY_VERL,
+    AT_HAND,
     check_finite,
     fields_for,
     listed,
@@ -39,7 +39,7 @@ from uadt.integrations.verl.signals import (
     rows_of,
     unscorable,
 )
-from uadt.types import required_signals
+from uadt.types import all_finite, required_signals
 
 __all__ = [
     "UadtColocateAsync",
@@ -49,6 +49,8 @@ __all__ = [
     "register",
 ]
 
+_COMPUTE = "compute_advantage_for_multi_trajectories"
+"""What verl's ``_compute_advantage`` calls for the advantages, a name of its module."""
 _logger = logging.getLogger(__name__)
 
 
@@ -90,22 +92,23 @@ class UadtMixin:
         fields = self._fields()
         # Beside verl's own reading and padding, so that nothing waits for it.
         with ThreadPoolExecutor(max_workers=1) as pool:
-            lacking = pool.submit(
+            fetched = pool.submit(
                 tq.kv_batch_get,
                 keys=keys,
                 partition_id=batch.partition_id,
-                select_fields=sorted(fields - READ_BY_VERL),
+                select_fields=sorted(fields - AT_HAND),
             )
 
             def shape(computed: Any) -> None:
                 with marked_timer("uadt", self.timing_raw):
-                    data = rows_of(computed, rows, fields) | dict(lacking.result().items())
-                    if not data["advantages"].sum().isfinite():
-                        check_finite(computed.batch["rm_scores"][rows], keys)
-                    shaped = self._shape(data, keys, metrics)
+                    scores = computed.batch["rm_scores"]
+                    if not all_finite(scores):
+                        check_finite(scores[rows], keys)
+                    data = rows_of(computed, rows, fields) | dict(fetched.result().items())
+                    before, shaped = computed.batch["advantages"], self._shaped(data, keys, metrics)
                     # A new tensor: some estimators return one for advantages and returns.
-                    computed.batch["advantages"] = computed.batch["advantages"].index_copy(
-                        0, torch.tensor(rows), shaped
+                    computed.batch["advantages"] = before.index_copy(
+                        0, torch.tensor(rows), shaped.to(before.dtype)
                     )
 
             with _before_verl_writes(shape):
@@ -119,7 +122,7 @@ class UadtMixin:
             fields |= {"prompts", "responses"} if settings.diagnostics.tokens else set[str]()
         return fields
 
-    def _shape(self, data: Mapping[str, Any], keys: list[str], metrics: dict[str, Any]) -> Tensor:
+    def _shaped(self, data: Mapping[str, Any], keys: list[str], metrics: dict[str, Any]) -> Tensor:
         settings, advantage = self.uadt_settings, data["advantages"]
         rollout = rollout_from(data, settings.shaping, settings.task_key)
         shaped, scalars = self.shaper.step(advantage, rollout)
@@ -185,29 +188,26 @@ def _before_verl_writes(shape: Callable[[Any], None]) -> Generator[None]:
     for their advantages, and writes. A shaping after all that would read again what is at hand
     here, and write a second time, which takes half as long as all of it.
     """
-    name = "compute_advantage_for_multi_trajectories"
-    compute = getattr(trainer_base, name, None)
-    version = importlib.metadata.version("verl")
-    words = (
-        f"uadt shapes what {name} returns, and verl {version} does not compute advantages by it: "
-        f"use verl {' or '.join(TESTED_VERSIONS)}"
-    )
-    if compute is None:
-        raise RuntimeError(words)
-    seen: list[Any] = []
+    compute: Any = getattr(trainer_base, _COMPUTE, None)
+    calls: list[str] = []
 
     def both(*args: Any, **kwargs: Any) -> Any:
-        seen.append(compute(*args, **kwargs))
-        shape(seen[-1])
-        return seen[-1]
+        calls.append(_COMPUTE)
+        computed = compute(*args, **kwargs)
+        shape(computed)
+        return computed
 
-    setattr(trainer_base, name, both)
+    setattr(trainer_base, _COMPUTE, both)
     try:
         yield
     finally:
-        setattr(trainer_base, name, compute)
-    if len(seen) != 1:
-        raise RuntimeError(f"{words} (it was called {len(seen)} times)")
+        setattr(trainer_base, _COMPUTE, compute)
+    if len(calls) != 1:
+        raise RuntimeError(
+            f"uadt shapes what {_COMPUTE} returns, and verl {importlib.metadata.version('verl')} "
+            f"called it {len(calls)} times for the advantages of a step: "
+            f"use verl {' or '.join(TESTED_VERSIONS)}"
+        )
 
 
 class UadtSync(UadtMixin, PPOTrainerSync):

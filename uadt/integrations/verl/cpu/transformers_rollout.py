@@ -312,27 +312,29 @@ class TransformersReplica(RolloutReplica):
             tokenizer.pad_token_id,
             self.replica_rank,
         )
-        starts = f"the rollout server of rank {self.replica_rank} starts"
-        self._server_address = await in_time(server.ready.remote(), starts)
+        self._server_address = await in_time(server.ready.remote(), self._asked("start"))
         self.servers, self._server_handle = [server], server
 
-    async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Interrupt the server: the first step of a weight sync to a server of its own.
+    # The steps of a weight sync to a server of its own: each fails if the server is silent.
 
-        Raises:
-            TimeoutError: If the server does not answer in time.
-        """
-        asked = f"the rollout server of rank {self.replica_rank} ends its requests"
-        await in_time(super().abort_all_requests(reject_request), asked)
+    async def abort_all_requests(self, reject_request: bool = False) -> None:
+        """Interrupt what the server generates, in time or with an error."""
+        await in_time(super().abort_all_requests(reject_request), self._asked("abort requests"))
+
+    async def release_kv_cache(self) -> None:
+        """Let the server give its cache away, in time or with an error."""
+        await in_time(super().release_kv_cache(), self._asked("release its cache"))
+
+    async def resume_kv_cache(self) -> None:
+        """Let the server take its cache again, in time or with an error."""
+        await in_time(super().resume_kv_cache(), self._asked("take its cache again"))
 
     async def resume_generation(self) -> None:
-        """Let the server go on: the last step.
+        """Let the server go on, in time or with an error."""
+        await in_time(super().resume_generation(), self._asked("generate again"))
 
-        Raises:
-            TimeoutError: If the server does not answer in time.
-        """
-        asked = f"the rollout server of rank {self.replica_rank} takes requests again"
-        await in_time(super().resume_generation(), asked)
+    def _asked(self, what: str) -> str:
+        return f"the rollout server of rank {self.replica_rank} was asked to {what}"
 
 
 class TransformersAdapter(BaseRollout):

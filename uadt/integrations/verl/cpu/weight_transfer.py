@@ -86,7 +86,7 @@ class RayStoreEngine(CheckpointEngine):
         """Put all weights into the store; each is gathered from all ranks first."""
         named = {name: weight.detach().to("cpu").numpy() for name, weight in weights}
         if self.is_master:
-            await self.mailbox.put.remote([ray.put(named)])
+            await in_time(self.mailbox.put.remote([ray.put(named)]), "new weights were sent")
 
     async def receive_weights(
         self, global_steps: int | None = None
@@ -96,8 +96,9 @@ class RayStoreEngine(CheckpointEngine):
         Raises:
             TimeoutError: If they do not come in time.
         """
-        (stored,) = await in_time(self.mailbox.take.remote(), "the trainer sends new weights")
-        named: Any = await stored
+        awaited = "new weights of the trainer are awaited"
+        (stored,) = await in_time(self.mailbox.take.remote(), awaited)
+        named: Any = await in_time(stored, awaited)
         for name, value in named.items():
             # A copy: Ray hands over read-only memory.
             yield name, torch.tensor(value)
