@@ -31,6 +31,7 @@ __all__ = [
     "TokenIds",
     "TokenMask",
     "TokenValues",
+    "all_finite",
     "reader_of",
     "required_signals",
 ]

@@ -8,8 +8,9 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,30 +90,37 @@ class UadtMixin:
         if not rows:
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         keys = [batch.keys[row] for row in rows]
-        fields = self._fields()
         # Beside verl's own reading and padding, so that nothing waits for it.
         with ThreadPoolExecutor(max_workers=1) as pool:
             fetched = pool.submit(
                 tq.kv_batch_get,
                 keys=keys,
                 partition_id=batch.partition_id,
-                select_fields=sorted(fields - AT_HAND),
+                select_fields=sorted(self._fields() - AT_HAND),
             )
-
-            def shape(computed: Any) -> None:
-                with marked_timer("uadt", self.timing_raw):
-                    scores = computed.batch["rm_scores"]
-                    if not all_finite(scores):
-                        check_finite(scores[rows], keys)
-                    data = rows_of(computed, rows, fields) | dict(fetched.result().items())
-                    before, shaped = computed.batch["advantages"], self._shaped(data, keys, metrics)
-                    # A new tensor: some estimators return one for advantages and returns.
-                    computed.batch["advantages"] = before.index_copy(
-                        0, torch.tensor(rows), shaped.to(before.dtype)
-                    )
-
+            shape = partial(self._shape, rows=rows, keys=keys, fetched=fetched, metrics=metrics)
             with _before_verl_writes(shape):
                 return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+
+    def _shape(
+        self,
+        computed: Any,
+        *,
+        rows: list[int],
+        keys: list[str],
+        fetched: Future[Any],
+        metrics: dict[str, Any],
+    ) -> None:
+        """Put shaped advantages in the place of those that verl computed."""
+        with marked_timer("uadt", self.timing_raw):
+            scores, before = computed.batch["rm_scores"], computed.batch["advantages"]
+            if not all_finite(scores):
+                check_finite(scores[rows], keys)
+            data = rows_of(computed, rows, self._fields()) | dict(fetched.result().items())
+            shaped = self._shaped_advantage(data, keys, metrics)
+            # A new tensor: some estimators return one for advantages and returns.
+            index = torch.tensor(rows, device=before.device)
+            computed.batch["advantages"] = before.index_copy(0, index, shaped.to(before.dtype))
 
     def _fields(self) -> set[str]:
         settings = self.uadt_settings
@@ -122,7 +130,9 @@ class UadtMixin:
             fields |= {"prompts", "responses"} if settings.diagnostics.tokens else set[str]()
         return fields
 
-    def _shaped(self, data: Mapping[str, Any], keys: list[str], metrics: dict[str, Any]) -> Tensor:
+    def _shaped_advantage(
+        self, data: Mapping[str, Any], keys: list[str], metrics: dict[str, Any]
+    ) -> Tensor:
         settings, advantage = self.uadt_settings, data["advantages"]
         rollout = rollout_from(data, settings.shaping, settings.task_key)
         shaped, scalars = self.shaper.step(advantage, rollout)
