@@ -16,7 +16,7 @@ pytest.importorskip("verl", reason="verl is not installed")
 pytest.importorskip("ray", reason="Ray is not installed")
 
 import torch
-from verl_runs import Run, diagnosed, overrides, run
+from verl_runs import IMAGE_REWARD, Run, assert_images_were_seen, diagnosed, overrides, run
 
 from uadt import UADT, Rollout, state_from_dict
 
@@ -194,19 +194,11 @@ def test_images_on_two_ranks(vision_assets: Path, folder: Path, tell: Tell) -> N
         *overrides(vision_assets, where, steps=2),
         *diagnosed(where),
         "trainer.n_gpus_per_node=2",
-        "reward.reward_manager.source=importlib",
-        "reward.reward_manager.module.path=pkg://uadt.integrations.verl.reward_manager",
-        "reward.reward_manager.name=ImageRewardManager",
-        "reward.custom_reward_function.name=compute_colour",
+        *IMAGE_REWARD,
     ]
     ran = run(where, arguments, tell=tell)
     assert ran.returncode == 0, ran.tail()
-    for step in (1, 2):
-        assert ran.metrics[step]["training/rollout_probs_diff_mean"] < 1e-6
-        # The reward saw each prompt's own image: it puts the colour that it found before the share.
-        for record in ran.diagnostics[step]:
-            assert record["reward"] >= 1.0
-        assert len(ran.diagnostics[step]) == 16
+    assert_images_were_seen(ran, tolerance=1e-6)
 
 
 def test_a_reward_that_is_no_number_ends_the_run(

@@ -92,6 +92,24 @@ def diagnosed(folder: Path) -> list[str]:
     return [f"uadt.diagnostics.path={folder}/diagnostics", "uadt.diagnostics.tokens=true"]
 
 
+IMAGE_REWARD = [
+    "reward.reward_manager.source=importlib",
+    "reward.reward_manager.module.path=pkg://uadt.integrations.verl.reward_manager",
+    "reward.reward_manager.name=ImageRewardManager",
+    "reward.custom_reward_function.name=compute_colour",
+]
+"""The overrides by which the reward sees the images."""
+
+
+def assert_images_were_seen(ran: Run, *, tolerance: float) -> None:
+    """Check two steps: rollout, actor and reward saw the same images."""
+    for step in (1, 2):
+        assert ran.metrics[step]["training/rollout_probs_diff_mean"] < tolerance
+        # The reward saw each prompt's own image: it puts the colour that it found before the share.
+        assert all(record["reward"] >= 1.0 for record in ran.diagnostics[step])
+        assert len(ran.diagnostics[step]) == 16
+
+
 def saved_and(callback: str) -> list[str]:
     """Return the overrides by which something of `verl_between` happens."""
     return ["trainer.save_freq=1", f"trainer.checkpoint_callback_class=verl_between.{callback}"]
